@@ -20,6 +20,10 @@ from selfpatch.evaluation.cache_config import CacheConfig
 from selfpatch.evaluation.encoders import BFloat16Encoder
 from selfpatch.evaluation.feature_cache import FeatureCache, cached, caching_features
 from selfpatch.evaluation.lazy_image import LazyImage
+from selfpatch.evaluation.result import Output
+from selfpatch.evaluation.segmentation.config import LinearSegmentationConfig, SegmentationConfig
+from selfpatch.evaluation.segmentation.dataset import open_dataset
+from selfpatch.evaluation.segmentation.linear import fit_linear
 from selfpatch.experiments.suite import evaluate_suite
 from selfpatch.models.debiased import debiased
 from selfpatch.models.encoder import BranchEncoder
@@ -239,6 +243,19 @@ def test_a_suite_encodes_each_image_once(tmp_path: Path, suite: str) -> None:
         assert not (out / "features").exists()
     assert len(results[1.0]) == suite.count("data:")
     assert results[1.0] == results[0.0], "the numbers are the same"
+
+
+@pytest.mark.parametrize("test", ["square", "whole"])
+def test_views_of_a_linear_head_are_encoded_once(tmp_path: Path, test: str) -> None:
+    settings = {"preset": "small", "crop": 16, "steps": 1, "batch_size": 2, "test": test}
+    config, data = SegmentationConfig.from_settings(settings), open_dataset(write_blocks(tmp_path / "data"), "train")
+    assert isinstance(config, LinearSegmentationConfig)
+    encoder = Counted()
+    fitted = fit_linear(encoder, data, config, Output())
+    with caching_features(tmp_path / "features", encoder, LIMIT):
+        first, before = fitted.predict(data.image(0)), encoder.num_images
+        assert torch.equal(fitted.predict(data.image(0)), first)
+    assert encoder.num_images == before
 
 
 def test_measuring_alone_needs_no_cache(tmp_path: Path) -> None:

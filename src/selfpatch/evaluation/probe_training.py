@@ -17,7 +17,7 @@ from selfpatch.checkpoints.checkpoint_store import read_whole, save_atomically
 from selfpatch.core import distributed
 from selfpatch.core.deferred_flag import DeferredFlag
 from selfpatch.core.schedules import Factor
-from selfpatch.core.seeds import step_seed
+from selfpatch.core.seeds import seeded_step
 from selfpatch.evaluation.config import Precision
 from selfpatch.evaluation.result import NO_OUTPUT, Output
 from selfpatch.evaluation.sharding import data_parallel
@@ -152,10 +152,9 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * plan.lr(step)
     device = next(trained.parameters()).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # the caller's state stays as it was
-        torch.manual_seed(step_seed(plan.seed, step))
-        with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
-            value = loss(batch)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16")
+    with seeded_step(plan.seed, step, device), autocast:
+        value = loss(batch)
     optimizer.zero_grad(set_to_none=True)
     value.backward()
     if plan.clip:

@@ -113,6 +113,21 @@ def test_the_statistics_of_a_trained_resnet_are_those_of_its_last_weights(data: 
     assert not torch.equal(*(one["pyramid.backbone.trunk.bn1.running_mean"] for one in found[:2]))
 
 
+def test_statistics_of_batch_norms_depend_on_the_seed_alone(data: Path) -> None:
+    """Drop path drew from the random state of the caller, which differs after a stop."""
+    settings = {**QUICK, "heads": "convolutional", "box_norm": "batch", "precise_bn": 1, "drop_path": 0.5}
+    split, config = open_split(data, "train").first(2), DetectionConfig.from_settings(settings)
+    found = []
+    for seed in (1, 2):
+        encoder = tiny_encoder()
+        network = build_network(encoder, 3, config)
+        torch.manual_seed(seed)
+        train(network, encoder, split, config, settings={}, output=NO_OUTPUT)
+        assert torch.initial_seed() == seed
+        found.append(network.state_dict())
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -136,7 +136,7 @@ def test_only_what_is_learned_binds_a_checkpoint(photos: Path, tmp_path: Path) -
     with pytest.raises(ValueError, match=r"other settings \(drop_path 0.0 there, 0.1 now\)"):
         run(photos, "fpn", steps=2, drop_path=0.1, out=tmp_path)
     other = BranchEncoder(build_backbone(VIT), None)
-    with pytest.raises(ValueError, match=r"other settings \(backbone "):
+    with pytest.raises(ValueError, match=r"other settings \(network "):
         evaluated(other, photos, "fpn", steps=2, out=tmp_path)
 
 

@@ -292,6 +292,8 @@ def test_data_and_settings_that_do_not_fit_are_refused(blocks: Path) -> None:
         run(colour, blocks, method="knn", crop=32, steps=3)
     with pytest.raises(ValueError, match="images of 1 channel;"):
         run(MeanColour(4, channels=1), blocks, method="knn")
+    with pytest.raises(ValueError, match=r"crop is 4 pixels, one patch, .* use a crop of 8 or more"):
+        run(colour, blocks, **{**SMALL, "crop": 4, "batch_size": 1})
     with pytest.raises(ValueError, match="'val' shares 3 images with 'val'"):
         run(colour, blocks, method="knn", train_split="val")
     for path in (blocks / "labels" / "val").iterdir():

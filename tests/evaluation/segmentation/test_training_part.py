@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from selfpatch.evaluation.segmentation.dataset import SegmentationSet, open_dataset
@@ -24,6 +25,15 @@ def test_shares_are_nested_and_drawn_by_the_seed(images: SegmentationSet) -> Non
     assert len(training_part(images, "50%", 4)) == 4
     assert len(training_part(images, "1/128", 4)) == 1
     assert len({tuple(training_part(images, "1/3", seed).names) for seed in range(6)}) > 1
+
+
+@pytest.mark.parametrize(("part", "count"), [("29%", 29), ("57%", 57), ("58%", 58), ("0.58%", 1), ("15/22", 68)])
+def test_a_share_is_not_rounded_before_images_are_counted(part: str, count: int) -> None:
+    """In floats, 0.29 * 100 is less than 29, of which 28 images were drawn."""
+    names = [f"{i}" for i in range(100)]
+    paths = [Path(name) for name in names]
+    images = SegmentationSet(("a",), names, paths, paths, np.zeros(256, np.int64))
+    assert len(training_part(images, part, 0)) == count
 
 
 def test_a_list_names_images_with_or_without_suffix(images: SegmentationSet, tmp_path: Path) -> None:

@@ -157,12 +157,9 @@ def with_labels(images: LabelledImages, labels: str | None, seed: int) -> Labell
 def _first_of_each_class(images: LabelledImages, seed: int, stream: int, count_of: Callable[[int], int]) -> np.ndarray:
     """Return the sorted positions of the images that come first in their class, in an order drawn from the seed."""
     draws = generator(seed, 0, 0, stream).random(len(images))
-    chosen = []
-    for label in range(len(images.classes)):
-        members = np.flatnonzero(images.labels == label)
-        order = np.argsort(draws[members], kind="stable")
-        chosen.append(members[order[: count_of(len(members))]])
-    return np.sort(np.concatenate(chosen))
+    sizes = np.bincount(images.labels, minlength=len(images.classes))
+    classes = np.split(np.lexsort((draws, images.labels)), sizes.cumsum()[:-1])  # positions of each, by their draws
+    return np.sort(np.concatenate([members[: count_of(len(members))] for members in classes]))
 
 
 def _listed(images: LabelledImages, file: Path) -> LabelledImages:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from selfpatch.core.seeds import seeded_step
 from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.batches import Batches
@@ -100,7 +101,8 @@ def train(
     )
     output.announce(Workload(config.recorded(), {"training images": len(split.images)}, training=training, notes=NOTES))
     fit(network.train(), loss, batches, optimizer, plan, settings=settings, output=output)
-    with torch.no_grad(), torch.autocast(encoder.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+    autocast = torch.autocast(encoder.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    with torch.no_grad(), seeded_step(config.seed, steps, encoder.device), autocast:  # drop path draws
         average_statistics(network, loss, batches.steps(steps, steps + config.precise_bn))
     network.eval()
 

@@ -23,7 +23,7 @@ MEAN_COLOUR = (124, 116, 104)
 BRIGHTNESS = 32.0
 FACTOR = (0.5, 1.5)
 HUE = 18 / 180
-"""Largest change of the hue, as a share of half a turn, as OpenCV counts hues of 8 bits."""
+"""Largest change of the hue, as a share of a turn, which is 180 in OpenCV's hues of 8 bits."""
 LONG_OVER_SHORT = 4
 """Largest ratio of the long to the short side of a resized image, as in mmsegmentation's (2048, 512)."""
 SIMCLR_COLOUR = CropConfig(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)

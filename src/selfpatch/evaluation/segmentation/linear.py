@@ -2,18 +2,14 @@
 
 from dataclasses import replace
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import functional as tvf
 
 from selfpatch.core.distributed import all_reduce_mean, world_size
 from selfpatch.core.schedules import Factor, one_cycle_factor, polynomial_factor
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.encoders import dense_encoder
 from selfpatch.evaluation.identity import encoder_identity
-from selfpatch.evaluation.lazy_image import LazyImage
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.segmentation.augmentation import (
@@ -24,8 +20,8 @@ from selfpatch.evaluation.segmentation.augmentation import (
 )
 from selfpatch.evaluation.segmentation.config import LinearSegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
-from selfpatch.evaluation.segmentation.inference import FittedMethod, classes_at, image_predictor
-from selfpatch.evaluation.segmentation.patches import PatchView, square_labels
+from selfpatch.evaluation.segmentation.inference import FittedMethod, image_predictor
+from selfpatch.evaluation.segmentation.patches import PatchView, fitted_patches
 from selfpatch.evaluation.segmentation.pixel_loss import pixel_loss
 from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.models.features import patch_features
@@ -63,6 +59,11 @@ def fit_linear(
     if config.crop < patch:
         raise ValueError(f"crop is {config.crop} pixels for patches of {patch}; use {patch} or more")
     config = replace(config, crop=config.crop // patch * patch)
+    if config.batch_norm and config.crop == patch and config.batch_size == 1:
+        raise ValueError(
+            f"crop is {config.crop} pixels, one patch, and a batch has one image, but a batch norm needs more than one "
+            f"value; use a crop of {2 * patch} or more, or set batch_norm to False"
+        )
     scaled = TrainCrop(config.crop, antialias=config.antialias)
     crop = scaled if config.augmentation == "scale_crop" else SquareCrop(config.crop)
     batches = training_batches(train, crop, config)
@@ -137,30 +138,26 @@ def segmentation_loss(logits: Tensor, labels: Tensor, mask_side: int | None) -> 
 
 def _fitted(encoder: Encoder, head: LinearHead, config: LinearSegmentationConfig, num_classes: int) -> FittedMethod:
     """Return the trained head as a method that segments images by `config.test`."""
-    crop, side = config.crop, config.mask_side or config.crop
+    if config.test == "slide":
+
+        def window_logits(window: Tensor) -> Tensor:
+            return head(checked_features(encoder.patches(window), window).float().movedim(1, -1))
+
+        stride = max(1, int(SLIDE * config.crop))
+        predict = image_predictor(
+            window_logits,
+            encoder,
+            num_classes,
+            short=config.crop,
+            size=config.crop,
+            stride=stride,
+            antialias=config.antialias,
+        )
+        return FittedMethod(predict, config)
 
     @torch.no_grad()
-    def square(image: LazyImage) -> Tensor:
-        small = image.rgb.resize((crop, crop), Image.Resampling.BILINEAR)
-        logits = head(patch_features(encoder, tvf.pil_to_tensor(small)[None]))
-        return classes_at(logits, (side, side))
+    def scores(patches: Tensor) -> Tensor:
+        return head(patches[None, None])[0, :, 0].T  # [n, C]
 
-    def reduce_labels(label: np.ndarray) -> np.ndarray:
-        return square_labels(label, crop, side)
-
-    @torch.no_grad()
-    def whole(image: LazyImage) -> Tensor:
-        return classes_at(head(PatchView(crop).features(encoder, image)[None]), (image.height, image.width))
-
-    def window_logits(window: Tensor) -> Tensor:
-        return head(checked_features(encoder.patches(window), window).float().movedim(1, -1))
-
-    if config.test == "square":
-        return FittedMethod(square, config, reduce_labels=reduce_labels)
-    if config.test == "whole":
-        return FittedMethod(whole, config)
-    stride = max(1, int(SLIDE * crop))
-    predict = image_predictor(
-        window_logits, encoder, num_classes, short=crop, size=crop, stride=stride, antialias=config.antialias
-    )
-    return FittedMethod(predict, config)
+    view = PatchView(config.crop, config.test, config.mask_side if config.test == "square" else None)
+    return fitted_patches(encoder, view, scores, config)

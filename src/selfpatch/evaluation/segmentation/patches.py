@@ -25,7 +25,7 @@ from selfpatch.evaluation.segmentation.augmentation import (
     resize_bilinear,
     resize_nearest,
 )
-from selfpatch.evaluation.segmentation.base_config import PatchConfig
+from selfpatch.evaluation.segmentation.base_config import PatchConfig, SegmentationConfig
 from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
 from selfpatch.evaluation.segmentation.inference import MAX_LOGITS, FittedMethod, classes_at
 from selfpatch.evaluation.sharding import share_of
@@ -89,23 +89,18 @@ class PatchView:
         return (height, width) if self.shape == "whole" else (self.mask_side or self.side(patch_size),) * 2
 
     def reduced_labels(self, label: np.ndarray, patch_size: int) -> np.ndarray:
-        """Return labels [H, W] at the size at which they are scored (nearest)."""
+        """Return labels [H, W] at the size at which they are scored, by way of that of the image (nearest)."""
         if self.shape == "whole":
             return label
-        return square_labels(label, self.side(patch_size), self.mask_side)
-
-
-def square_labels(label: np.ndarray, side: int, mask_side: int | None) -> np.ndarray:
-    """Return labels [H, W] squeezed to a square, which is then reduced if there is a `mask_side` (nearest)."""
-    square = resize_nearest(label, (side, side))
-    return square if mask_side is None else resize_nearest(square, (mask_side, mask_side))
+        square = resize_nearest(label, (self.side(patch_size),) * 2)
+        return square if self.mask_side is None else resize_nearest(square, (self.mask_side,) * 2)
 
 
 def fitted_patches(
     encoder: Encoder,
     view: PatchView,
     scores_of: Callable[[Tensor], Tensor],
-    config: PatchConfig,
+    config: SegmentationConfig,
     *,
     max_logits: int = MAX_LOGITS,
     facts: Mapping[str, Any] | None = None,

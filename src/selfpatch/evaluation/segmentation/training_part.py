@@ -1,6 +1,7 @@
 """Parts of the training images, as protocols with few labels take them."""
 
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,12 @@ def training_part(images: SegmentationSet, part: str | None, seed: int) -> Segme
     return images.chosen(_listed(images, path))
 
 
-def _share(part: str) -> float | None:
-    if (percent := re.fullmatch(r"(\d+(?:\.\d+)?)%", part.strip())) is not None:
-        return float(percent[1]) / 100
+def _share(part: str) -> Fraction | None:
+    """Return a share without rounding: in floats, 29% of 100 images are fewer than 29."""
+    if (percent := re.fullmatch(r"(\d{1,9}(\.\d{1,9})?)%", part.strip())) is not None:
+        return Fraction(percent[1]) / 100
     ratio = re.fullmatch(r"(\d{1,9})/(\d{1,9})", part.strip())
-    return None if ratio is None or int(ratio[2]) == 0 else int(ratio[1]) / int(ratio[2])
+    return None if ratio is None or int(ratio[2]) == 0 else Fraction(int(ratio[1]), int(ratio[2]))
 
 
 def _listed(images: SegmentationSet, path: Path) -> np.ndarray:

@@ -84,7 +84,7 @@ def _name(number: int, names: Sequence[str]) -> str:
 
 
 def _colour(classes: np.ndarray) -> np.ndarray:
-    """Return the place in the palette of class numbers: above 255 colours repeat; the number of void keeps its own."""
+    """Return the palette's indices of class numbers: above 255 colours repeat; the number of void keeps its own."""
     return np.where(classes > IGNORE, classes % IGNORE, classes).astype(np.uint8)
 
 
