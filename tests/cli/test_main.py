@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -11,6 +13,8 @@ import pytest
 import torch
 
 import selfpatch
+from selfpatch.cli import evaluate
+from selfpatch.cli import main as cli_main
 from selfpatch.cli.main import ONE_PROCESS, main
 from selfpatch.core.failures import FailedElsewhere, FailedHere
 from selfpatch.core.signals import Terminated
@@ -172,6 +176,23 @@ def test_what_ends_a_command_is_one_line(
     fail_with(error, monkeypatch)
     assert main(["evaluate"]) == code
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"selfpatch: {said}")
+
+
+def test_a_sigterm_that_is_passed_on_does_not_keep_a_command_from_saying_how_it_ended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    complain = cli_main._complain
+
+    def terminate(*arguments: object, **options: object) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return complain(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cli_main, "_complain", terminate)
+    monkeypatch.setattr(evaluate, "run", terminate)
+    assert main(["evaluate"]) == 143
+    assert capsys.readouterr().err == "selfpatch: ended by SIGTERM\n"
+    fail_with(ValueError("no data"), monkeypatch)
+    assert main(["evaluate"]) == 143, "the first one comes while an error is told"
 
 
 def test_a_user_without_a_home_is_none_the_worse(

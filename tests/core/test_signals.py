@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -39,8 +38,8 @@ def ctrl_c() -> Iterator[None]:
 def test_a_postponed_signal_raises_at_the_end(
     number: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ends: list[Any] = []
-    monkeypatch.setattr(signals, "_in_a_while", lambda end, code: ends.append(end))
+    ends: list[tuple[threading.Event, int]] = []
+    monkeypatch.setattr(signals, "_end_unless", lambda *end: ends.append(end))
     before, done = signal.getsignal(number), []
 
     def work() -> None:
@@ -54,7 +53,7 @@ def test_a_postponed_signal_raises_at_the_end(
     while threading.active_count() > threads:  # the watch has read all signals
         time.sleep(0.01)
     assert done == ["work"]
-    assert os._exit not in ends, "it was taken for two signals"
+    assert len(ends) < 2, "it was taken for two signals"
     assert signal.getsignal(number) == before
 
 
@@ -71,72 +70,89 @@ def test_outside_the_main_thread_it_does_nothing() -> None:
     assert seen == [before]
 
 
+@pytest.mark.parametrize("postponed", [False, True])
+def test_a_sigterm_that_is_passed_on_does_not_interrupt_the_clean_up(postponed: bool) -> None:
+    done = []
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("it raises")
+        finally:
+            with postponed_signals() if postponed else contextlib.nullcontext():
+                os.kill(os.getpid(), signal.SIGTERM)
+            done.append("clean-up")
+
+    with pytest.raises(Terminated), raising_signals():
+        work()
+    assert done == ["clean-up"]
+
+
+def test_a_context_within_another_is_the_same_one() -> None:
+    with raising_signals():
+        handler = signal.getsignal(signal.SIGTERM)
+        with raising_signals():
+            assert signal.getsignal(signal.SIGTERM) == handler
+        assert not handler.__self__.left.is_set()  # type: ignore[union-attr]
+
+
+def ends_after(numbers: list[int], watch: signals._Watch, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Let a watch see signals, and return what would keep them from ending the process, and the exit codes."""
+    ends: list[tuple[threading.Event, int]] = []
+    monkeypatch.setattr(signals, "_end_unless", lambda *end: ends.append(end))
+    reader, writer = os.pipe()
+    os.write(writer, bytes(numbers))
+    os.close(writer)
+    watch.end_if_stuck(reader)
+    names = {watch.left: "left", watch.reacted: "reacted"}
+    return [(names[event], code) for event, code in ends]
+
+
 @pytest.mark.parametrize(
-    ("numbers", "ended"),
+    ("numbers", "ends"),
     [
         ([signal.SIGINT], []),
-        ([signal.SIGINT, signal.SIGINT], [130]),
+        ([signal.SIGINT, signal.SIGINT], [("left", 130)]),
         ([signal.SIGTERM, signal.SIGTERM], []),  # within the same moment: passed on by a launcher
         ([signal.SIGCHLD, signal.SIGCHLD], []),
     ],
 )
 def test_a_second_signal_ends_a_process_that_waits(
-    numbers: list[int], ended: list[int], monkeypatch: pytest.MonkeyPatch
+    numbers: list[int], ends: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    codes: list[int] = []
-    done = threading.Event()
-
-    def leave(code: int) -> None:
-        codes.append(code)
-        done.set()
-
-    monkeypatch.setattr(signals, "END_AFTER", 0.0)
-    monkeypatch.setattr(os, "_exit", leave)
-    reader, writer = os.pipe()
-    os.write(writer, bytes(numbers))
-    os.close(writer)
-    signals._Watch().end_if_stuck(reader)
-    if ended:
-        assert done.wait(10)
-    assert codes == ended
+    assert ends_after(numbers, signals._Watch(), monkeypatch) == ends
 
 
-def timers_of_a_sigterm(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Let the watch of the present context see a SIGTERM, and return the (function, exit code) that it would call."""
-    timers: list[Any] = []
-    monkeypatch.setattr(signals, "_in_a_while", lambda end, code: timers.append((end, code)))
-    reader, writer = os.pipe()
-    os.write(writer, bytes([signal.SIGTERM]))
-    os.close(writer)
-    signal.getsignal(signal.SIGTERM).__self__.end_if_stuck(reader)  # type: ignore[union-attr]
-    return timers
+def test_a_second_sigterm_ends_a_process_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "REPEATED_AFTER", -1.0)
+    assert ends_after([signal.SIGTERM], signals._Watch(), monkeypatch) == [("left", 143)]
 
 
-@pytest.mark.parametrize("reacts", [False, True])
-def test_a_sigterm_that_raises_nothing_ends_the_process(reacts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    codes: list[int] = []
-    monkeypatch.setattr(os, "_exit", codes.append)
+def test_a_sigterm_that_raises_nothing_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     with raising_signals():
-        ((end, code),) = timers_of_a_sigterm(monkeypatch)
-        if reacts:
-            with pytest.raises(Terminated):
-                os.kill(os.getpid(), signal.SIGTERM)
-        end(code)
-    assert codes == ([] if reacts else [143])
+        watch = signal.getsignal(signal.SIGTERM).__self__  # type: ignore[union-attr]
+        assert ends_after([signal.SIGTERM], watch, monkeypatch) == [("reacted", 143)]
+        assert not watch.reacted.is_set()
+        with pytest.raises(Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert watch.reacted.is_set()
+        assert not watch.left.is_set()
+    assert watch.left.is_set()
 
 
-@pytest.mark.parametrize("terminated", [False, True])
-def test_a_sigterm_ends_no_later_command_of_the_process(terminated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("happened", [False, True])
+def test_a_process_ends_unless_it_reacts(happened: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program may call `main` again within the seconds that the first call had to react."""
     codes: list[int] = []
+    monkeypatch.setattr(signals, "END_AFTER", 0.0)
     monkeypatch.setattr(os, "_exit", codes.append)
-    with contextlib.suppress(Terminated), raising_signals():
-        ((end, code),) = timers_of_a_sigterm(monkeypatch)
-        if terminated:
-            os.kill(os.getpid(), signal.SIGTERM)
-    with raising_signals():
-        end(code)
-    assert codes == []
+    event, threads = threading.Event(), threading.active_count()
+    if happened:
+        event.set()
+    signals._end_unless(event, 143)
+    while threading.active_count() > threads:
+        time.sleep(0.01)
+    assert codes == ([] if happened else [143])
 
 
 WAITS_WITHOUT_PYTHON = """

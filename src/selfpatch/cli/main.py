@@ -83,7 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments or os.environ.get("SELFPATCH_DEBUG", "0") not in ("", "0")
     with forgiving_output(), _plain_warnings():
-        return _run([argument for argument in arguments if argument != "--debug"], debug=debug)
+        try:
+            with raising_signals():  # also while an error is told: a launcher may pass on a SIGTERM that came before
+                return _run([argument for argument in arguments if argument != "--debug"], debug=debug)
+        except KeyboardInterrupt as stopped:  # came while an error was told
+            return 143 if isinstance(stopped, Terminated) else 130
 
 
 def _run(arguments: list[str], *, debug: bool) -> int:
@@ -105,7 +109,7 @@ def _run(arguments: list[str], *, debug: bool) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _give_a_home()
     try:
-        with raising_signals(), running(arguments), _shown_traceback(shown=debug):
+        with running(arguments), _shown_traceback(shown=debug):
             return int(importlib.import_module(f"selfpatch.cli.{arguments[0]}").run(arguments[1:]))
     except FailedElsewhere:
         return 2

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -23,12 +23,14 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def raising_signals() -> Iterator[None]:
-    """Raise Terminated on SIGTERM inside, and KeyboardInterrupt on Ctrl-C; outside the main thread, do nothing.
+    """Raise Terminated on the first SIGTERM inside, and KeyboardInterrupt on Ctrl-C.
 
     A process that waits within a library, e.g. for another process, runs no Python code, so that nothing is raised: it
-    ends `END_AFTER` seconds after the SIGTERM that raised nothing, or after any second signal.
+    ends `END_AFTER` seconds after the SIGTERM that raised nothing, or after any second signal, unless it has left the
+    context by then. Outside the main thread, and within another such context, do nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or isinstance(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), _Watch):
         yield
         return
     watch = _Watch()
@@ -41,6 +43,7 @@ def raising_signals() -> Iterator[None]:
         yield
     finally:
         watch.reacted.set()
+        watch.left.set()
         signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
         os.close(writer)  # ends the thread
@@ -77,15 +80,17 @@ class _Watch:
 
     Attributes:
         reacted: set once SIGTERM has raised Terminated, or the context is left.
+        left: set once the context is left.
     """
 
     def __init__(self) -> None:
-        self.reacted = threading.Event()
+        self.reacted, self.left = threading.Event(), threading.Event()
 
     def raise_terminated(self, *_: object) -> None:
-        """Handle SIGTERM."""
-        self.reacted.set()
-        raise Terminated
+        """Handle SIGTERM; one that a launcher passes on as well must not interrupt what the first has begun."""
+        if not self.reacted.is_set():
+            self.reacted.set()
+            raise Terminated
 
     def end_if_stuck(self, reader: int) -> None:
         """Read the numbers of signals as they arrive; the system writes them, whatever Python does."""
@@ -96,16 +101,16 @@ class _Watch:
                 if number not in (signal.SIGINT, signal.SIGTERM):
                     continue
                 if now - received.setdefault(number, now) > (REPEATED_AFTER if number == signal.SIGTERM else 0):
-                    _in_a_while(os._exit, 128 + number)
+                    _end_unless(self.left, 128 + number)
                 elif signal.getsignal(number) == self.raise_terminated:  # not that of a training, which ends its step
-                    _in_a_while(self._end_unless_reacted, 128 + number)
+                    _end_unless(self.reacted, 128 + number)
 
-    def _end_unless_reacted(self, code: int) -> None:
-        if not self.reacted.is_set():
+
+def _end_unless(happened: threading.Event, code: int) -> None:
+    """End the process in a while, unless something has happened by then."""
+
+    def wait() -> None:
+        if not happened.wait(END_AFTER):
             os._exit(code)
 
-
-def _in_a_while(end: Callable[[int], object], code: int) -> None:
-    timer = threading.Timer(END_AFTER, end, args=(code,))
-    timer.daemon = True
-    timer.start()
+    threading.Thread(target=wait, daemon=True).start()
