@@ -11,9 +11,13 @@ import yaml
 
 import selfpatch
 from selfpatch.config.parsing import nested
+from selfpatch.core import distributed
 from selfpatch.core.version import VERSION
+from selfpatch.training import factory
 from selfpatch.visualization.config import ShowConfig
 from tests.helpers.command_line import TINY, write_davis, write_photos
+from tests.helpers.tiny import tiny_config
+from tests.helpers.workers import WorkerPool
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +47,23 @@ def test_functions_train_resume_load_evaluate_and_show(tmp_path: Path) -> None:
     assert selfpatch.show(encoder, [photos / "000.png"], tmp_path / "pictures", resolution=48)[0].is_file()
     with pytest.raises(ValueError, match=r"epochs is 0; use a number above 0"):
         selfpatch.pretrain(data=str(photos), out=str(tmp_path / "none"), **(settings | {"epochs": 0}))
+
+
+def trained_in_a_group(rank: int, photos: Path, out: Path) -> tuple[int, int]:
+    """The number of evaluators that a process makes, and of the processes of its group after a training."""
+    made: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        make = factory.make_online_evaluator
+        patch.setattr(factory, "make_online_evaluator", lambda *args: made.append(args) or make(*args))
+        config = tiny_config(data=str(photos), out=str(out), epochs=1, device="cpu", loader={"workers": 0})
+        assert (selfpatch.pretrain(config) / "exported" / "backbone.safetensors").is_file() or rank
+    return len(made), distributed.world_size()
+
+
+@pytest.mark.slow
+def test_one_process_of_a_group_measures_and_the_group_stays(pool: WorkerPool, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 12, size=32)
+    assert pool.run(trained_in_a_group, photos, tmp_path / "run") == [(1, 2), (0, 2)]
 
 
 def test_the_package_lists_public_names_only() -> None:

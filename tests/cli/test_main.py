@@ -67,7 +67,9 @@ def test_one_process_of_a_group_says_why_all_end(
     def fail(arguments: list[str]) -> int:
         raise error
 
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setattr(cli_main, "_fails_first", lambda: False)
     monkeypatch.setattr("selfpatch.cli.evaluate.run", fail)
     assert main(["evaluate", "knn"]) == 2
     assert capsys.readouterr().err == said

@@ -48,6 +48,14 @@ def test_a_device_by_name() -> None:
     assert distributed.find_device("auto").type in ("cuda", "mps", "cpu")
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="process 2 of this machine has no GPU of its own, as torch sees 2; start at"):
+        distributed.start("cuda")
+
+
 class Store:
     """The store of a group in which `failures` processes have failed."""
 

@@ -12,5 +12,6 @@ def test_one_process_is_assumed_without_torchrun(monkeypatch: pytest.MonkeyPatch
         monkeypatch.delenv(name, raising=False)
     assert (announced_rank(), announced_world_size()) == (0, 1)
     monkeypatch.setenv("RANK", "3")
+    assert announced_rank() == 0, "some schedulers number the machines, and a single process has to say what it does"
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert (announced_rank(), announced_world_size()) == (3, 8)

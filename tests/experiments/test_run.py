@@ -313,6 +313,23 @@ def test_a_part_of_the_table_is_run(folder: Path, tmp_path: Path, monkeypatch: p
         run(seeds=[7])
 
 
+def test_arms_are_timed_one_after_the_other(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of a cluster run at once, and each would add its arm to the file as it was before the others."""
+    batches: list[list[str]] = []
+
+    def run_jobs(arms: Any, execute: Any, slots: Any, *_: Any) -> Iterator[Any]:
+        batches.append([arm.name for arm in arms])
+        return ((arm, execute(arm, slots[0])) for arm in arms)
+
+    times = {"quick": {"equal_time": "DINO"}, "slow": {"equal_time": "DINO"}}
+    study, told = read_study(write_study(folder, arms={**PLAN["arms"], **times}), folder), []
+    monkeypatch.setattr(running, "run_jobs", run_jobs)
+    monkeypatch.setattr("selfpatch.experiments.timing.epoch_seconds", lambda configs, slot: (2.0, 1.0))
+    running._time_arms(study, {"quick", "slow"}, tmp_path, WorkerSlot("cpu", 1), None, told.append)
+    assert batches == [["quick"], ["slow"]]
+    assert told == ["quick: 2 epochs in the time of DINO", "slow: 2 epochs in the time of DINO"]
+
+
 def test_every_device_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "num_cores", lambda: 12)
     assert running._slots("cpu", None) == [WorkerSlot("cpu", 3)] * 4

@@ -233,8 +233,9 @@ def _train_held(
 ) -> Path:
     factory.move_to_device(config, student_teacher, device)
     loader = factory.make_loader(config, student_teacher, data, device)
-    evaluator = factory.make_online_evaluator(config, student_teacher, data, run.pictures)
-    if distributed.is_main_process():
+    evaluator = None
+    if distributed.is_main_process():  # which alone measures; the images take seconds and hundreds of megabytes
+        evaluator = factory.make_online_evaluator(config, student_teacher, data, run.pictures)
         record_start(run.path, device)
         run.note_skipped(evaluator.bad)
         console.say(*(f"warning: {warning}" for warning in evaluator.warnings))
@@ -259,7 +260,7 @@ def _train_held(
         command = shell("selfpatch", "resume", run.path)
         raise Interrupted(f"stopped and saved; resume with: {command}", signal_number)
     teacher = whole_teacher(student_teacher)
-    if teacher is not None:
+    if teacher is not None and evaluator is not None:
         teacher.eval()
         console.say("drawing patch features before and after training, writing report and weights")
         untrained = untrained_encoder(config, student_teacher.student.backbone.config).to(device)
@@ -268,7 +269,6 @@ def _train_held(
             "explore": evaluator.write_explorer(run.explorer, teacher, untrained),
         }
         _finish(run, data, teacher, ("loss", *student_teacher.loss_weights), pictures, evaluator.bad)
-    distributed.stop()
     return run.path
 
 

@@ -52,7 +52,8 @@ def run(arguments: list[str]) -> int:
     try:
         _show(output_of(job))
     except BaseException:
-        os.kill(int(job.job_id), signal.SIGTERM)  # submitit passes it on; a training saves
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(int(job.job_id), signal.SIGTERM)  # submitit passes it on; a training saves
         _show(output_of(job))
         raise
     if failed := failed_processes(job):

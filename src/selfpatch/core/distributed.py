@@ -55,12 +55,20 @@ def start(device: str) -> torch.device:
 
     `device` is a name as `find_device` takes it; `cuda` stands for the GPU of the process's own number. In a dry run
     processes do not meet, and the device is checked and not touched.
+
+    Raises:
+        ValueError: the device is unknown or not on this machine, or it has fewer GPUs than processes.
     """
     chosen = find_device(device)
     if in_dry_run():
         return chosen
     if chosen.type == "cuda":
         index = int(os.environ.get("LOCAL_RANK", "0")) if chosen.index is None else chosen.index
+        if index >= (num_gpus := torch.cuda.device_count()):
+            raise ValueError(
+                f"process {index} of this machine has no GPU of its own, as torch sees {num_gpus}; start at most "
+                f"{num_gpus} on each machine"
+            )
         chosen = torch.device("cuda", index)
         torch.cuda.set_device(chosen)
     if announced_world_size() > 1 and not is_distributed():

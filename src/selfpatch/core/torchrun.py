@@ -4,8 +4,8 @@ import os
 
 
 def announced_rank() -> int:
-    """Return the number of this process, from 0; 0 without torchrun."""
-    return int(os.environ.get("RANK", "0"))
+    """Return the number of this process, from 0; 0 for one process, whatever RANK says without WORLD_SIZE."""
+    return int(os.environ.get("RANK", "0")) if announced_world_size() > 1 else 0
 
 
 def announced_world_size() -> int:

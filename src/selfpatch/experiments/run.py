@@ -174,16 +174,20 @@ def _time_arms(
     queue: JobConfig | None,
     notify: Callable[[str], None],
 ) -> None:
-    """Time the arms of these rows in a separate process, which frees all device memory at its end."""
+    """Time the arms of these rows in separate processes, which free all device memory at their ends.
+
+    Jobs of a cluster would run at once, and each adds its arm to the same file: one follows the other.
+    """
     file = out / TIMING_FILE
     execute = functools.partial(time_arm, study=study, out=out)
     run = _runner(queue, slot, lambda arm: f"timing-{arm.slug}")
-    arms = [arm for arm in untimed(study, file) if arm.name in rows]
-    for arm, failures in run(arms, execute, [slot], out / "logs"):
-        if failures:
-            raise ValueError(f"arm {arm.name!r} cannot be timed: {failures[0]}")
-        epochs = counted(equal_time_epochs(study, file)[arm.name], "epoch", "g")
-        notify(f"{arm.name}: {epochs} in the time of {arm.equal_time}")
+    for arm in untimed(study, file):
+        if arm.name in rows:
+            ((_, failures),) = run([arm], execute, [slot], out / "logs")
+            if failures:
+                raise ValueError(f"arm {arm.name!r} cannot be timed: {failures[0]}")
+            epochs = counted(equal_time_epochs(study, file)[arm.name], "epoch", "g")
+            notify(f"{arm.name}: {epochs} in the time of {arm.equal_time}")
 
 
 def _execute(job: Job, slot: WorkerSlot, *, study: Study, out: Path) -> list[str]:

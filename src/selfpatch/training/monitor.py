@@ -34,7 +34,7 @@ class Monitor:
         logging: where records go, besides metrics.jsonl.
         batch_size: number of images in a step.
         first: number of steps taken before.
-        evaluate: measures the teacher on the main process; None for no metrics.
+        evaluate: measures the teacher; None for no metrics, and on processes other than the main one.
         evaluated_at: numbers of steps after which it does.
         pretrained: whether the initial weights are trained, so that metrics that fall below them are reported.
     """
@@ -106,7 +106,8 @@ class Monitor:
         """Measure the teacher after `done` steps if it is due, and show the metrics next to those at the start."""
         if done not in self._evaluated_at or (metrics := self._measure(done)) is None:
             return
-        at_start = next((row for row in read_numbers(self._run.path) if row["step"] == 0), {})
+        first = next((row for row in read_numbers(self._run.path) if row["step"] == 0), {})
+        at_start = {name: value for name, value in first.items() if value is not None}  # features may not be finite
         self._bar.say(describe_metrics(metrics, at_start, "at first" if self._pretrained else "untrained", done))
         self._bar.warn(regression_warning(metrics, at_start) if self._pretrained else None)
 
@@ -115,7 +116,8 @@ class Monitor:
 
         All processes gather the teacher; those that do not measure return None.
         """
-        if self._evaluate is None or (teacher := whole_teacher(self._student_teacher)) is None:
+        teacher = whole_teacher(self._student_teacher)
+        if self._evaluate is None or teacher is None:
             return None
         teacher.eval()
         metrics = self._evaluate(teacher, done)
