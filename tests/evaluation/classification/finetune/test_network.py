@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from selfpatch.evaluation.classification.finetune.config import FinetuneConfig
 from selfpatch.evaluation.classification.finetune.network import Classifier, ProjectionClassifier
 from selfpatch.evaluation.finetuning import layer_groups
+from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.heads import PrototypeHead, PrototypeHeadConfig
+from selfpatch.models.pooling import ClassAttentionPool
 from tests.helpers.labelled_images import NETWORKS, tiny_encoder
 
 
@@ -27,6 +30,19 @@ def test_the_copy_computes_what_the_encoder_does(kind: str) -> None:
     if kind == "vit":
         first, second = tuned.train()(images), tuned(images)
         assert not torch.equal(first, second)
+
+
+def test_a_norm_that_trunk_and_pool_share_stays_one() -> None:
+    """The export put the trunk's norm, which had not been trained, in place of the pool's, before the test."""
+    vit, pool = tiny_encoder("vit"), tiny_encoder("vit+pool").pool
+    network = Classifier(BranchEncoder(vit.backbone, pool), 3, FinetuneConfig.from_settings({"token": "image"})).eval()
+    assert isinstance(network.pool, ClassAttentionPool)
+    nn.init.normal_(network.pool.norm.weight)
+    images = torch.randn(2, 3, 16, 16)
+    logits = network(images)
+    exported = BranchEncoder(network.backbone, network.pool)
+    torch.testing.assert_close(network(images), logits, rtol=0, atol=0)
+    torch.testing.assert_close(network.head(exported.image(images)), logits)
 
 
 def test_a_mask_token_is_left_behind() -> None:

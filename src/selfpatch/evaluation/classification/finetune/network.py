@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from selfpatch.evaluation.classification.finetune.config import FinetuneConfig
 from selfpatch.evaluation.finetuning import trainable_copy
-from selfpatch.models.encoder import BranchEncoder, image_token
+from selfpatch.models.encoder import BranchEncoder, image_token, share_final_norm
 from selfpatch.models.heads import Prototypes
 
 
@@ -83,6 +83,7 @@ class Classifier(nn.Module):
         with torch.random.fork_rng(devices=[]):  # the fresh weights of the copy are overwritten at once
             self.backbone = trainable_copy(encoder.backbone, drop_path=config.drop_path)
             self.pool = copy.deepcopy(encoder.pool) if config.token == "image" else None
+            share_final_norm(self.backbone, self.pool)  # the two copies were made apart
             self.norm = nn.LayerNorm(encoder.dim, eps=1e-6) if config.token == "mean" else None
             self.head: nn.Linear | ProjectionClassifier = (
                 ProjectionClassifier(encoder.projection, config.head_layers, num_classes)
