@@ -26,7 +26,7 @@ from tests.helpers.warm_fork import WarmProcess
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("SELFPATCH_KILLS", "3"))
+KILLS = int(os.environ.get("SELFPATCH_KILLS", "2"))
 STEPS = (
     "--epochs 5 --checkpoint.every-steps 3 --loader.workers 1 --backbone.drop-path 0.2 --packing always "
     "--watch.picture-images 0"

@@ -65,6 +65,17 @@ def test_unreadable_images_for_knn_are_named(tmp_path: Path, unreadable: list[in
     assert len(made.warnings) == 1
 
 
+@pytest.mark.parametrize(("per_class", "reads"), [(1, False), (2, True)])
+def test_images_are_read_for_knn_if_others_share_their_class(tmp_path: Path, per_class: int, reads: bool) -> None:
+    for name in "abcd":
+        write_photos(tmp_path / "photos" / name, per_class, size=32)
+    # A damaged image is noticed when it is read.
+    last = 4 * per_class - 1
+    made = evaluator(tmp_path / "photos", [], [last])
+    assert len(made.bad) == reads
+    assert ("knn_top1" in made(tiny_student_teacher().teacher, 0)) == reads
+
+
 def test_view_matching_is_that_of_the_evaluation(tmp_path: Path) -> None:
     photos, student_teacher = write_photos(tmp_path / "photos", 10, size=32), tiny_student_teacher()
     metrics = evaluator(photos, [*range(10)], [])(student_teacher.teacher, 0)

@@ -72,18 +72,20 @@ class OnlineEvaluator:
         self._sheet_images = None if sheet_images is None else sheet_images.images
         self._sheet_names = [] if sheet_images is None else [held_out.name(int(i)) for i in sheet_images.indices]
         self._warn_of_unreadable("held-out images", len(indices), "view matching and pictures are left out")
-        self._labelled: tuple[Tensor, Tensor] | None = None
-        loaded = None
-        if data.index.classes:
-            num_bad = len(self.bad)
-            loaded = self._load(data.index, data.indices, config.knn_images, recipes[0].size)
-            num_images = min(config.knn_images, len(data.indices))
-            self._warn_of_unreadable("images for k-NN", num_images, "k-NN is left out", first=num_bad)
-        if loaded is not None:
-            labels = torch.tensor([data.index.label(int(i)) for i in loaded.indices])
-            alone = labels.bincount()[labels] == 1
-            if alone.float().mean() <= 0.5:  # most classes have more than a single image
-                self._labelled = loaded.images, labels
+        self._labelled = self._load_labelled(data, config.knn_images, recipes[0].size)
+
+    def _load_labelled(self, data: TrainingData, max_images: int, size: Size) -> tuple[Tensor, Tensor] | None:
+        """Return images and labels for k-NN, or None if most images are the only ones of their class."""
+        chosen = evenly_spread(data.indices, max_images)
+        if not data.index.classes or not _most_share_a_class(_labels(data.index, chosen)):
+            return None
+        num_bad = len(self.bad)
+        loaded = self._load(data.index, chosen, max_images, size)
+        self._warn_of_unreadable("images for k-NN", len(chosen), "k-NN is left out", first=num_bad)
+        if loaded is None:
+            return None
+        labels = _labels(data.index, loaded.indices)
+        return (loaded.images, labels) if _most_share_a_class(labels) else None
 
     def _make_pairs(
         self, index: ImageIndex, indices: np.ndarray, recipes: tuple[ViewRecipe, ...], seed: int
@@ -195,3 +197,12 @@ def teacher_encoder(teacher: Branch) -> BranchEncoder:
     """Return the teacher's backbone, pool and projection head as an encoder, which shares their weights."""
     projection = teacher.heads["image"].state_dict() if "image" in teacher.heads else None
     return BranchEncoder(teacher.backbone, teacher.pool, projection=projection)
+
+
+def _labels(index: ImageIndex, indices: np.ndarray) -> Tensor:
+    return torch.tensor([index.label(int(i)) for i in indices], dtype=torch.int64)
+
+
+def _most_share_a_class(labels: Tensor) -> bool:
+    """Return whether at least half of the labels occur more than once; without, k-NN finds nothing of its class."""
+    return bool((labels.bincount()[labels] > 1).float().mean() >= 0.5)
