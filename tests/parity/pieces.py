@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.evaluation.video_segmentation.propagation import to_mask
-from selfpatch.ops.knn import knn_predict
+from selfpatch.ops.knn import class_votes, nearest_neighbours
 from selfpatch.ops.propagation import propagate_labels
 from tests.parity.check import Check, compare, compare_exactly
 from tests.parity.contrastive import replay_moby, replay_moco_v3
@@ -55,7 +55,8 @@ def _knn(expected: dict[str, list[float]], t: dict[str, Tensor]) -> Iterator[Che
     train, test = F.normalize(t["knn.train"], dim=1), F.normalize(t["knn.test"], dim=1)
     classes = int(t["knn.train_labels"].max()) + 1
     for k, scores in expected.items():
-        votes = knn_predict(train, t["knn.train_labels"], test, k=int(k), num_classes=classes)
+        similarity, index = nearest_neighbours(test, train, int(k))
+        votes = class_votes(similarity, t["knn.train_labels"][index], temperature=0.07, num_classes=classes)
         hits = votes.argsort(1, descending=True) == t["knn.test_labels"][:, None]
         top = [100 * float(hits[:, :n].any(1).float().mean()) for n in (1, 5)]
         yield compare(f"knn top-1 and top-5, k = {k}", torch.tensor(top), torch.tensor(scores), 1e-6)

@@ -31,11 +31,10 @@ def test_points_of_leaves_out_what_is_missing() -> None:
         {"step": 10, "loss": None},
         {"step": 20, "knn": 0.5},
         {"step": 30, "loss": math.nan},
-        {"step": 40, "loss": 1.5, "epoch": 2},
+        {"step": 40, "loss": 1.5},
         {"loss": 1.0},
     ]
     assert points_of(rows, "loss") == [(0.0, 2.0), (40.0, 1.5)]
-    assert points_of(rows, "loss", x="epoch") == [(2.0, 1.5)]
 
 
 def test_points_that_are_not_finite_are_not_drawn() -> None:

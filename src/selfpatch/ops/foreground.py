@@ -9,8 +9,6 @@ from selfpatch.ops.rope import Rotation, rotate_patches
 FULL = 1 - 1e-5
 """Share of a point that lies in the foreground from which on it counts as whole, but for rounding."""
 BLUR_RADIUS, BLUR_SIGMA = 3, 0.6
-SMALLEST = 3
-"""Number of patches of the smallest component that is kept."""
 
 
 def class_attention(projected: Tensor, rotation: Rotation | None = None) -> Tensor:

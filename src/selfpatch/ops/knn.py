@@ -68,6 +68,9 @@ def rows_at_once(columns: int) -> int:
 def class_votes(similarity: Tensor, labels: Tensor, *, temperature: float, num_classes: int) -> Tensor:
     """Return the votes [m, K] of neighbours that have one class each; the largest is the prediction.
 
+        for each query i, for each of its k neighbours j:
+            votes[i, label[j]] += exp((cosine(i, j) - the largest cosine of i) / temperature)
+
     Wu et al. keep the largest similarity in the exponent. It multiplies all votes of a query by one number, which low
     temperatures make infinite, so it is left out here.
 
@@ -85,26 +88,6 @@ def class_votes(similarity: Tensor, labels: Tensor, *, temperature: float, num_c
 def soft_class_votes(similarity: Tensor, shares: Tensor, *, temperature: float) -> Tensor:
     """Return votes [m, K], the mean of the neighbours' shares [m, k, K], by the softmax of similarities [m, k]."""
     return torch.einsum("nk,nkc->nc", (similarity / temperature).softmax(1), shares)
-
-
-def knn_predict(
-    train: Tensor, train_labels: Tensor, test: Tensor, *, k: int, temperature: float = 0.07, num_classes: int
-) -> Tensor:
-    """Return the votes [m, K] of the nearest training features; the largest is the prediction.
-
-        for each test feature i:
-            for each of the k training features j with the largest cosine(i, j):
-                votes[i, label[j]] += exp((cosine(i, j) - the largest cosine) / temperature)
-
-    Features are [n, D] and [m, D] of any norm, labels [n] int64.
-
-    Raises:
-        ValueError: k is not between 1 and n, or the temperature is not above 0.
-    """
-    if not 1 <= k <= len(train):
-        raise ValueError(f"k is {k} for {counted(len(train), 'training feature')}; use 1 to {len(train)}")
-    similarity, index = nearest_neighbours(test, F.normalize(train, dim=1), k)
-    return class_votes(similarity, train_labels[index], temperature=temperature, num_classes=num_classes)
 
 
 @torch.no_grad()

@@ -52,21 +52,19 @@ def similarity_over(image: Image.Image, similarity: Tensor, scale: tuple[float, 
     return Image.fromarray((OPACITY * colours + (1 - OPACITY) * grey).round().astype(np.uint8))
 
 
-def pca_colours(features: Tensor, *, joint: bool = True) -> Tensor:
+def pca_colours(features: Tensor) -> Tensor:
     """Colour patches [n, h, w, D] by their first three principal components: [n, h, w, 3] uint8 on the CPU.
 
-    With `joint` all images share one basis, so that colours compare across them; otherwise each has its own. The signs
-    are fixed (the largest loading of a component is positive), so that equal features give equal pictures. A component
-    that does not vary is mid-grey in its channel. Non-finite patches stay out of the fit and are black.
+    All images share one basis, so that colours compare across them. The signs are fixed (the largest loading of a
+    component is positive), so that equal features give equal pictures. A component that does not vary is mid-grey in
+    its channel. Non-finite patches stay out of the fit and are black.
 
     Raises:
         ValueError: `features` is not [n, h, w, D].
     """
     if features.ndim != 4:
         raise ValueError(f"features have shape {list(features.shape)}; patch features [n, h, w, D] are needed")
-    n, h, w, dim = features.shape
-    groups = features.detach().cpu().double().reshape(1 if joint else n, -1, dim)
-    return torch.stack([_colours(group) for group in groups]).reshape(n, h, w, 3)
+    return _colours(features.detach().cpu().double().flatten(0, -2)).reshape(*features.shape[:3], 3)
 
 
 def principal_components(x: Tensor, count: int = 3) -> tuple[Tensor, Tensor]:

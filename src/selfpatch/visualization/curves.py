@@ -36,9 +36,9 @@ DARK = "".join(
 """Colours of paper, words and grid lines for readers who prefer a dark theme."""
 
 
-def points_of(rows: Iterable[Mapping[str, Any]], name: str, x: str = "step") -> list[Point]:
-    """Return the (x, value) pairs of one number in the rows of a metrics.jsonl, where both are finite."""
-    return finite((row.get(x), row.get(name)) for row in rows)
+def points_of(rows: Iterable[Mapping[str, Any]], name: str) -> list[Point]:
+    """Return the (step, value) pairs of one number in the rows of a metrics.jsonl, where both are finite."""
+    return finite((row.get("step"), row.get(name)) for row in rows)
 
 
 def finite(points: Iterable[tuple[Any, Any]]) -> list[Point]:

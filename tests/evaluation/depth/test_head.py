@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -14,20 +12,11 @@ from tests.helpers.largest_tensor import LargestTensor
 
 def test_bins_equal_a_plain_loop() -> None:
     logits = torch.randn(1, 5, 2, 3, generator=torch.Generator().manual_seed(0))
-    values = logits[0, :, 1, 2].tolist()
-    linear = [1 + i * (9 - 1) / 4 for i in range(5)]
-    logarithmic = [math.exp(math.log(1) + i * math.log(9) / 4) for i in range(5)]
-    weights = {
-        "linear": [max(x, 0) + 0.1 for x in values],
-        "softmax": [math.exp(x) for x in values],
-        "sigmoid": [1 / (1 + math.exp(-x)) for x in values],
-    }
-    for weighting, w in weights.items():
-        for bins, depths in (("linear", linear), ("log", logarithmic)):
-            got = bins_to_depth(logits, (1.0, 9.0), bins=bins, weighting=weighting)  # type: ignore[arg-type]
-            expected = sum(a * b for a, b in zip(w, depths, strict=True)) / sum(w)
-            assert got.shape == (1, 1, 2, 3)
-            assert float(got[0, 0, 1, 2]) == pytest.approx(expected, rel=1e-5)
+    weights = [max(x, 0) + 0.1 for x in logits[0, :, 1, 2].tolist()]
+    expected = sum(w * (1 + i * (9 - 1) / 4) for i, w in enumerate(weights)) / sum(weights)
+    got = bins_to_depth(logits, (1.0, 9.0))
+    assert got.shape == (1, 1, 2, 3)
+    assert float(got[0, 0, 1, 2]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_depths_stay_inside_of_the_limits() -> None:

@@ -1,44 +1,24 @@
 """Linear head that predicts depth as a mean of bins (AdaBins, arXiv 2011.14141)."""
 
-import math
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Bins = Literal["linear", "log"]
-Weighting = Literal["linear", "softmax", "sigmoid"]
 OFFSET = 0.1
 """Added to the rectified logits, so that the weights of all bins are positive."""
 
 
-def bins_to_depth(
-    logits: Tensor, limits: tuple[float, float], *, bins: Bins = "linear", weighting: Weighting = "linear"
-) -> Tensor:
+def bins_to_depth(logits: Tensor, limits: tuple[float, float]) -> Tensor:
     """Return the depth [B, 1, h, w] in metres that logits of bins [B, K, h, w] stand for.
 
-        weights = relu(logits) + 0.1, or their softmax or sigmoid, normalised to a sum of 1
+        weights = relu(logits) + 0.1, normalised to a sum of 1
         depth = sum over bins of weight * depth of the bin
 
-    Args:
-        logits: of K depths.
-        limits: depths of the first and the last bin, in metres.
-        bins: spacing of the depths.
-        weighting: how logits become weights.
+    The K depths are evenly spaced, from the first of the limits to the second.
     """
-    low, high = limits
-    count, device = logits.shape[1], logits.device
-    if bins == "log":
-        depths = torch.linspace(math.log(low), math.log(high), count, device=device).exp()
-    else:
-        depths = torch.linspace(low, high, count, device=device)
-    if weighting == "softmax":
-        weights = logits.softmax(1)
-    else:
-        weights = logits.relu() + OFFSET if weighting == "linear" else logits.sigmoid()
-        weights = weights / weights.sum(1, keepdim=True)
-    return torch.einsum("bkhw,k->bhw", weights, depths)[:, None]
+    weights = logits.relu() + OFFSET
+    depths = torch.linspace(*limits, logits.shape[1], device=logits.device)
+    return torch.einsum("bkhw,k->bhw", weights / weights.sum(1, keepdim=True), depths)[:, None]
 
 
 class DepthHead(nn.Module):
