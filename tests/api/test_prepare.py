@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,6 +102,17 @@ def test_processes_give_the_same_files_and_a_complete_folder_is_left_alone(
     assert selfpatch.prepare(photos, tmp_path / "out", **SETTINGS) == first
     with pytest.raises(ValueError, match=r"prepared from others, or in another way \(other quality\)"):
         selfpatch.prepare(photos, tmp_path / "out", **SETTINGS, quality=50)
+
+
+def test_the_work_can_be_sent_to_processes_that_are_spawned_as_on_macos(
+    photos: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def computed(load: Any, requests: Iterable[Any], workers: int) -> Iterator[Any]:
+        yield from map(pickle.loads(pickle.dumps(load)), requests)
+
+    monkeypatch.setattr("selfpatch.api.prepare.computed_ahead", computed)
+    selfpatch.prepare(photos, tmp_path / "out", **SETTINGS)
+    assert files(tmp_path / "out") == files(shards)
 
 
 def test_a_folder_with_other_files_is_refused(photos: Path, tmp_path: Path) -> None:

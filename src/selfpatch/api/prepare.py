@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,14 +99,10 @@ def _written(
     progress: Progress | None,
 ) -> Generator[ShardRecord]:
     """Write the shards that are missing, and yield their records."""
-
-    def load(chunk: Sequence[int]) -> list[_Outcome]:
-        return [_outcome(index, i, config) for i in chunk]
-
     first = finished[-1].end if finished else 0
     requests = (indices[start : start + CHUNK].tolist() for start in range(first, len(indices), CHUNK))
     workers = num_cores() if config.workers is None else config.workers
-    with contextlib.closing(computed_ahead(load, requests, workers)) as chunks:
+    with contextlib.closing(computed_ahead(partial(_outcomes, index, config), requests, workers)) as chunks:
         outcomes = enumerate(itertools.chain.from_iterable(chunks), start=first + 1)
         for number in itertools.count(len(finished)):
             if first == len(indices):
@@ -124,7 +121,11 @@ def _written(
                 yield shard.close(first)
 
 
-def _outcome(index: ImageIndex, i: int, config: PrepareConfig) -> _Outcome:
+def _outcomes(index: ImageIndex, config: PrepareConfig, chunk: Sequence[int]) -> list[_Outcome]:
+    return [_outcome(index, config, i) for i in chunk]
+
+
+def _outcome(index: ImageIndex, config: PrepareConfig, i: int) -> _Outcome:
     try:
         return _Outcome(i, prepared(index.file(i), config.max_side, config.quality))
     except BadImage as error:
