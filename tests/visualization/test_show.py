@@ -76,6 +76,15 @@ def test_show_with_queries_anywhere(photos: list[Path], tmp_path: Path, window, 
     )
 
 
+@pytest.mark.parametrize(("size", "panel"), [((300, 1), (PANEL, PANEL // 4)), ((1, 300), (TALL_PANEL, 4 * TALL_PANEL))])
+def test_a_strip_is_squeezed(tmp_path: Path, size: tuple[int, int], panel: tuple[int, int]) -> None:
+    Image.new("RGB", size, "red").save(tmp_path / "strip.png")
+    (path,) = show(ColourEncoder(), [tmp_path / "strip.png"], tmp_path / "out", ShowConfig(resolution=16), queries=[])
+    with Image.open(path) as picture:
+        assert picture.width == 2 * MARGIN + panel[0]
+        assert 2 * panel[1] < picture.height < 2 * panel[1] + 250
+
+
 def test_show_without_queries_shows_image_and_components(photos: list[Path], tmp_path: Path) -> None:
     (path,) = show(ColourEncoder(), photos[:1], tmp_path, ShowConfig(resolution=64), queries=[])
     with Image.open(path) as picture:

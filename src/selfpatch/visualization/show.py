@@ -18,6 +18,8 @@ from selfpatch.visualization.queries import CONTEXT, Match, find_positives, patc
 
 PANEL, TALL_PANEL = 320, 300
 """Width of a panel in pixels, for wide and for tall images; the captions need as much."""
+LONGEST = 4
+"""Largest number of short sides that a panel is long; longer images are squeezed: a strip would take gigabytes."""
 NUM_AUTOMATIC_QUERIES = 4
 
 
@@ -60,7 +62,7 @@ def draw(
     """Draw the sheet of one image: image and principal components first, then one column for each query."""
     h, w, dim = features.shape
     panel_width = PANEL if image.width >= image.height else TALL_PANEL
-    size = panel_width, max(1, round(panel_width * image.height / image.width))
+    size = panel_width, round(panel_width * min(max(1 / LONGEST, image.height / image.width), LONGEST))
     small = image.resize(size, Image.Resampling.LANCZOS)
     extent = max(h, w) if config.window == "all" else config.window + 2 * CONTEXT
     wrap = config.border == "wrap" and config.window != "all"
