@@ -169,6 +169,20 @@ def test_timms_folder_gives_its_features(name: str, tmp_path: Path) -> None:
             load_encoder(str(tmp_path), LoadConfig(num_heads=4))
 
 
+@pytest.mark.slow
+def test_a_resnet_of_timm_that_averages_before_it_strides_gives_its_features(tmp_path: Path) -> None:
+    """A plain ResNet has the same tensors, and other features."""
+    model = timm.create_model("resnetaa50").eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bn3.weight"):
+            nn.init.ones_(parameter)  # the branches would be 0
+    save_for_hf(model, tmp_path, safe_serialization=True)
+    images = torch.randn(1, 3, 32, 64, generator=torch.manual_seed(1))
+    with torch.no_grad():
+        expected = model.forward_features(images)
+    torch.testing.assert_close(load_encoder(str(tmp_path))[0].patches(images), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_a_timm_folder_of_another_network_than_it_names(tmp_path: Path) -> None:
     saved_by_timm("test_vit", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

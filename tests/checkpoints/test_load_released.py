@@ -211,6 +211,17 @@ def test_moco_v3_small_has_its_twelve_heads(tmp_path: Path) -> None:
     assert read_weights(saved(tmp_path / "dino.pth", state)).config == replace(backbone.config, num_heads=6)
 
 
+@pytest.mark.parametrize("width", [64, 1024, 1152, 1280, 1408, 1536, 1664])
+@pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
+def test_wide_vits_have_sixteen_heads_unless_they_are_gated(width: int, mlp: Any) -> None:
+    """16 in ViT-H, ViT-g and ViT-G of MAE, I-JEPA and timm, and 24 in DINOv2's ViT-g."""
+    heads = width // 64 if mlp == "swiglu" else min(16, width // 64)
+    config = ViTConfig(embed_dim=width, depth=1, num_heads=heads, patch_size=4, grid=2, mlp=mlp)
+    with torch.device("meta"):
+        state = build_backbone(config).state_dict()
+    assert infer_backbone_config({f"backbone.{k}": v for k, v in state.items()}, "w") == config
+
+
 # SERE and iBOT: what becomes of their heads
 
 
@@ -282,6 +293,13 @@ def test_other_networks_are_refused(tmp_path: Path, config: AnyBackboneConfig, c
     state = {n: t for n, t in trunk_state(random_backbone(config)).items() if not re.search(change, n)}
     with pytest.raises(ValueError, match=message):
         load_encoder(saved(tmp_path / "other.pth", state))
+
+
+def test_a_vit_whose_rotary_positions_no_tensor_shows_is_refused() -> None:
+    with torch.device("meta"):
+        state = timm.create_model("eva02_tiny_patch14_224", depth=1).state_dict()
+    with pytest.raises(ValueError, match=r"e\.pth holds an EVA-02, whose rotary positions no tensor shows; give it"):
+        to_branch_keys(state, source="e.pth")
 
 
 @pytest.mark.parametrize("name", ["wide_resnet50_2", "resnext50_32x4d"])

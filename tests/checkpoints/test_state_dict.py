@@ -38,6 +38,7 @@ FORMS: dict[str, Callable[[State], Any]] = {
             **prefixed("backbone_momentum.", t),
             **prefixed("backbone.", OTHER),
             **numbers("projection_head.layers.0.weight", "projection_head_momentum.layers.0.weight"),
+            **numbers("prediction_head.layers.0.weight"),
         }
     },
     "compiled within": lambda t: {"model": {f"backbone._orig_mod.{key}": x for key, x in t.items()}},

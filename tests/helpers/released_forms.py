@@ -26,9 +26,9 @@ CONVNEXT_V2 = ConvNeXtConfig(embed_dim=4, depths=(1, 2, 1, 1), layer_scale=False
 State = dict[str, Tensor]
 
 
-def to_branch_keys(raw: Mapping[str, Tensor], side: Side = "teacher") -> State:
+def to_branch_keys(raw: Mapping[str, Tensor], side: Side = "teacher", source: str = "the state dict") -> State:
     """One network of a state dict in the keys of our `Branch`."""
-    state, _ = map_keys(raw, side, "the state dict")
+    state, _ = map_keys(raw, side, source)
     return state
 
 
@@ -420,9 +420,20 @@ FORMS: dict[str, tuple[AnyBackboneConfig, Callable[[State], Any], list[str]]] = 
     ),
     "vit, timm": (VIT, lambda t: {**t, **numbers("head.weight", "head.bias")}, ["head.weight", "head.bias"]),
     "vit, timm, pooled": (
-        replace(VIT, class_token=False, final_norm=False),
-        lambda t: {**t, **numbers("fc_norm.weight", "head.weight")},
-        ["fc_norm.weight", "head.weight"],
+        replace(VIT, class_token=False),
+        lambda t: {**{re.sub(r"^norm\.", "fc_norm.", n): x for n, x in t.items()}, **numbers("head.weight")},
+        ["head.weight"],
+    ),
+    "mae, with its decoder": (
+        VIT,
+        lambda t: {
+            "model": {
+                **t,
+                "mask_token": torch.ones(1, 1, 8),
+                **numbers("decoder_pos_embed", "decoder_embed.weight", "decoder_blocks.0.norm1.weight"),
+            }
+        },
+        ["mask_token", "decoder_pos_embed", "decoder_embed.weight", "decoder_blocks.0.norm1.weight"],
     ),
     "hugging face": (
         VIT,

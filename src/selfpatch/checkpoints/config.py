@@ -16,7 +16,8 @@ class LoadConfig:
     side: Side = "teacher"
     """Network of a checkpoint that holds both; the momentum encoder is the teacher."""
     num_heads: Annotated[int, Gt(0)] | None = None
-    """Attention heads of a ViT; defaults to the saved value, the format's known value, or width / 64."""
+    """Attention heads of a ViT; defaults to the saved value, the format's known value, or width / 64, at most 16 (more
+    with a gated MLP only)."""
     position_embedding: Literal["released", "size"] | None = None
     """Interpolation of a ViT's position embeddings: as DINO's released code, or by size with antialiasing; if None, as
     trained."""

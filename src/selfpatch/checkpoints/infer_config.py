@@ -79,12 +79,22 @@ def _vit_config(trunk: Mapping[str, Tensor], embedding: Tensor, source: str) -> 
     if grid * grid != patches:
         raise ValueError(f"{source} has position embeddings for {counted(patches, 'patch')}, which is no square grid")
     config = ViTConfig(
-        num_heads=max(1, embedding.shape[0] // 64),
+        num_heads=usual_num_heads(embedding.shape[0], gated=_is_gated(trunk)),
         grid=grid,
         position_embedding="size" if registers else "released",  # as DINOv2 with registers was trained
         **_shown_in_shapes(trunk, embedding),
     )
     return _with_mlp_width(config, trunk)
+
+
+def usual_num_heads(width: int, *, gated: bool) -> int:
+    """Return the number of heads of published ViTs of a width, which no tensor shows.
+
+    A head has 64 channels, but there are at most 16 heads (ViT-H, arXiv 2010.11929; ViT-g and ViT-G, arXiv 2106.04560),
+    except with a gated MLP (ViT-g of DINOv2).
+    """
+    heads = max(1, width // 64)
+    return heads if gated else min(16, heads)
 
 
 def _dinov3_config(trunk: Mapping[str, Tensor], embedding: Tensor) -> ViTConfig:

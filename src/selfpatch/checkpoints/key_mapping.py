@@ -50,11 +50,11 @@ RENAMES = [
 
 LEFT_OUT = [
     r"(head|head_dist|ibot_head|dino_head|fc\w*|mlp\w*|pre_logits|classifier|pooler)\..+",  # classifiers, projections
-    r"(projector|projector_k|predictor|projection_head|neck|\d+)\..+",  # MoCo-v3, MoBY, SwAV, mmselfsup
+    r"(projector|projector_k|predictor|projection_head|prediction_head|neck|\d+)\..+",  # MoCo-v3, MoBY, SwAV, mmselfsup
     r"(encoder_[qk]|teacher|student)\..+",  # parts of such a network after the trunk
     r"(prototypes\w*\..+|prototypes|queue\w*|centers?)",  # SwAV, Leopart; MoCo, MoBY, DenseCL
     r"fpn_\w+\..+",  # ReSim
-    r"decoder\..+",  # MAE
+    r"decoder(_\w+)?(\..+)?",  # MAE
     r"norms\..+",  # DINOv3's ConvNeXt, which saves its final norm twice
     r"(student|teacher|online|target|momentum)_\w*(head|project|predict)\w*\..+",  # heads beside a `teacher_backbone`
     r"(projection|prediction)_head_momentum\..+",  # lightly
@@ -93,10 +93,16 @@ def map_keys(raw: Mapping[str, Tensor], side: Side, source: str) -> tuple[dict[s
     statistics = [
         key for key in keys if re.fullmatch(r"heads\..+\.(running_mean|running_var|num_batches_tracked)", key)
     ]
-    left_out += [keys.pop(key) for key in (*_shared_prototypes(keys, raw), *statistics)]
+    unused = [*_shared_prototypes(keys, raw), *statistics, *_mask_token_of_decoder(keys, raw)]
+    left_out += [keys.pop(key) for key in unused]
     if f"{TRUNK}layers.0.downsample.reduction.weight" in keys:
         keys = {move_patch_merging(key, 1): old for key, old in keys.items()}
     state = dinov3_keys.join_parts({key: _reshaped(key, raw[old]) for key, old in keys.items()})
+    if _is_eva02(keys, state):
+        raise ValueError(
+            f"{source} holds an EVA-02, whose rotary positions no tensor shows; give it as timm:NAME, or the folder of "
+            "timm's with its config.json"
+        )
     cls_token, positions = f"{TRUNK}cls_token", f"{TRUNK}pos_embed"
     if keys.get(f"{TRUNK}reg_token", "").endswith("register_tokens") and {cls_token, positions} <= state.keys():
         # DINOv2 with registers stores a position of the CLS token, which timm adds to the token itself.
@@ -136,6 +142,8 @@ def _new_keys(keys: Collection[str], side: Side, source: str) -> tuple[dict[str,
         if prefix not in own:
             continue  # part of another network
         bare = key.removeprefix(prefix)
+        if prefix == trunk and f"{trunk}norm.weight" not in keys:  # timm's ViTs that average normalise afterwards
+            bare = re.sub(r"^fc_norm\.", "norm.", bare)
         new = next((re.sub(pattern, name, bare) for pattern, name in RENAMES if re.fullmatch(pattern, bare)), None)
         if new is None and trunks and any(re.fullmatch(pattern, bare) for pattern in LEFT_OUT):
             left_out.append(key)
@@ -193,6 +201,20 @@ def _shared_prototypes(keys: Mapping[str, str], raw: Mapping[str, Tensor]) -> li
     twins = {k: k.replace("heads.masked_patch.", "heads.image.") for k in keys if k.startswith("heads.masked_patch.")}
     shared = all(image in keys and _equal(raw[keys[patch]], raw[keys[image]]) for patch, image in twins.items())
     return list(twins) if shared else []
+
+
+def _mask_token_of_decoder(keys: Mapping[str, str], raw: Mapping[str, Tensor]) -> list[str]:
+    """Return the key of the mask token if it is not of the trunk's width: MAE's is the decoder's."""
+    token, first = (keys.get(key) for key in ("backbone.mask_token", f"{TRUNK}patch_embed.proj.weight"))
+    differs = token is not None and first is not None and raw[token].shape[-1:] != raw[first].shape[:1]
+    return ["backbone.mask_token"] if differs else []
+
+
+def _is_eva02(keys: Collection[str], state: Mapping[str, Tensor]) -> bool:
+    """Return whether a ViT has learned positions, no bias of keys and a gated MLP, as EVA-02 alone has."""
+    first, second = (state.get(f"{TRUNK}blocks.0.mlp.{name}.weight") for name in ("fc1", "fc2"))
+    gated = first is not None and second is not None and first.shape[:1] == (2 * second.shape[-1],)
+    return gated and {f"{TRUNK}pos_embed", f"{TRUNK}blocks.0.attn.q_bias"} <= set(keys)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

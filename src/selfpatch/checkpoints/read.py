@@ -99,8 +99,7 @@ def _read_path(given: Path, side: Side) -> Weights:
     check_size(tensors, sum(file.stat().st_size for file in files), source)
     sha256 = None if in_dry_run() else file_sha256(*files)
     name = None if folder is None or _own_shape(metadata) is not None else timm_architecture(folder)
-    if folder is not None and name is not None and any(key.startswith("blocks.") for key in tensors):
-        # Shapes do not tell all of timm's variants of a ViT, and its other networks are told from theirs.
+    if folder is not None and name is not None and _has_variants_alike(name, tensors):
         backbone = _timm_backbone(name, tensors, source)
         of_timm = {f"backbone.{key}": tensor for key, tensor in backbone.state_dict().items()}
         return Weights(of_timm, described(backbone.config, folder), source, sha256)
@@ -124,9 +123,14 @@ def _read_path(given: Path, side: Side) -> Weights:
     return Weights(state, config, source, sha256, left_out, is_own)
 
 
+def _has_variants_alike(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether timm's model has variants of the same shapes: ViTs, and ResNets that blur or average strides."""
+    return any(key.startswith("blocks.") for key in tensors) or name.startswith(("resnetaa", "resnetblur"))
+
+
 def _timm_backbone(name: str, tensors: Mapping[str, Tensor], source: str) -> Backbone:
     """Return the timm model whose tensors a file holds, as timm loads them; without values in a dry run."""
-    first = tensors.get("patch_embed.proj.weight")
+    first = tensors.get("patch_embed.proj.weight", tensors.get("conv1.weight"))
     channels = 3 if first is None or first.ndim != 4 else first.shape[1]
     with torch.device("meta"):
         described_size = sum(x.numel() for x in build_timm(name, in_channels=channels).state_dict().values())
@@ -157,7 +161,6 @@ def _exported_timm(
     tensors: Mapping[str, Tensor], config: AnyBackboneConfig, side: Side, source: str
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return the state of an exported network of timm's; those that average have their final norm elsewhere in timm."""
-    tensors = {re.sub(r"^fc_norm\.", "norm.", key): tensor for key, tensor in tensors.items()}
     try:
         keep = has_timms_keys(config)
     except CANNOT_BE_BUILT:
@@ -165,7 +168,8 @@ def _exported_timm(
     if not keep:
         return _mapped(tensors, side, source)
     ours = ("pool.", "heads.", "backbone.")
-    return {key if key.startswith(ours) else TRUNK + key: tensor for key, tensor in tensors.items()}, ()
+    renamed = {re.sub(r"^fc_norm\.", "norm.", key): tensor for key, tensor in tensors.items()}
+    return {key if key.startswith(ours) else TRUNK + key: tensor for key, tensor in renamed.items()}, ()
 
 
 def _own_config(shape: Any, source: str) -> AnyBackboneConfig:

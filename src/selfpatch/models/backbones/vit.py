@@ -118,7 +118,7 @@ class ViT(Backbone):
 
     def class_attention(self, images: Tensor, block: int = -1) -> Tensor:
         """Return the CLS token's attention to the patches in a block, [B, H, h, w]; arguments are as for `facet`."""
-        embedded, block = self.embed(images), block % self.num_layers
+        embedded, block = self.embed_visible(images), block % self.num_layers
         x = self._input_of(block, embedded)
         return self._class_attention(self.trunk.blocks[block], x, self.rotation(*embedded.shape[1:3]), embedded)
 
@@ -188,7 +188,7 @@ class ViT(Backbone):
         """
         if not 1 <= blocks <= self.num_layers:
             raise ValueError(f"the last {blocks} blocks are asked for; the network has {self.num_layers}")
-        embedded = self.embed(images)
+        embedded = self.embed_visible(images)
         outputs = deque(self._outputs(embedded, self.num_layers), maxlen=blocks)
         return [self._tokens(raw, embedded) for raw in outputs]
 
@@ -197,7 +197,7 @@ class ViT(Backbone):
 
         Blocks count from 1 and rise. Images are [B, C, H, W], normalised.
         """
-        embedded = self.embed(images)
+        embedded = self.embed_visible(images)
         outputs = enumerate(self._outputs(embedded, max(layers)), start=1)
         return [(x[:, 0] if self.has_class_token else None, self._map(x, embedded)) for i, x in outputs if i in layers]
 
@@ -207,7 +207,7 @@ class ViT(Backbone):
         Images are [B, C, H, W], normalised; the result is [B, h, w, D] of the patches, heads concatenated, before any
         rotation. Blocks below 0 count from the end.
         """
-        embedded, block = self.embed(images), block % self.num_layers
+        embedded, block = self.embed_visible(images), block % self.num_layers
         projected = self._projected(self.trunk.blocks[block], self._input_of(block, embedded))
         return self._map(projected.chunk(3, dim=-1)[("query", "key", "value").index(name)], embedded)
 
