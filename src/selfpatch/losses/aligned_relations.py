@@ -63,6 +63,8 @@ class AlignedRelationLoss(nn.Module):
     ) -> Tensor:
         """Return the loss, a scalar: the mean over the images that have two or more patches; 0 if there is none.
 
+        Of several processes, each gets its part, whose mean over them is the loss.
+
         Args:
             student: [B, N, D] patches.
             teacher: [B, N, D] patches at the same positions, which take no gradient.

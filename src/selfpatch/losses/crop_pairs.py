@@ -26,7 +26,7 @@ def crop_pairs(num_teacher: int, num_student: int, num_boxes: int, num_global: i
 
 
 def mean_weights(counted: Tensor) -> Tensor:
-    """Return the weights [M, n] of n entries in M means over those that are counted [M, n], on all processes together.
+    """Return the weights [..., n] of n entries in a mean over those that are counted, on all processes together.
 
     Sums of the weighted entries are a process's parts, whose mean over the processes is the mean over all entries.
     """

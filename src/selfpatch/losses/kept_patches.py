@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from selfpatch.losses.crop_pairs import mean_weights
+
 
 def kept_patches(patches: Tensor, ignored: Tensor | None) -> Tensor:
     """Return [B, N] bool, True for each of patches [B, N, D] that is not `ignored` [B, N]; all of them if None."""
@@ -23,7 +25,7 @@ def mean_over_kept(losses: Tensor, kept: Tensor) -> Tensor:
 def mean_over_images(losses: Tensor, kept: Tensor) -> Tensor:
     """Return the mean, a scalar, of the losses [B] of images with two or more patches kept [B, N]; 0 if there is none.
 
-    A single patch has no relation to another one.
+    A single patch has no relation to another one. The images are those of all processes: the result is this process's
+    part, whose mean over the processes is the mean.
     """
-    counted = kept.sum(1) >= 2
-    return (losses * counted).sum() / counted.sum().clamp(min=1)
+    return (losses * mean_weights(kept.sum(1) >= 2)).sum()

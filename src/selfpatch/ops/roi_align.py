@@ -56,11 +56,13 @@ def overlap_rois(boxes: Tensor, other_boxes: Tensor, maps: Tensor) -> Tensor:
 
     Arguments are as for `align_overlap`. Regions end at the map; without overlap, x1 <= x0 or y1 <= y0.
     """
-    cells = boxes.new_tensor([maps.shape[2], maps.shape[1]])
+    h, w = maps.shape[1:3]
     begin = torch.maximum(boxes[:, :2], other_boxes[:, :2])
     end = torch.minimum(boxes[:, :2] + boxes[:, 2:4], other_boxes[:, :2] + other_boxes[:, 2:4])
-    corners = [(corner - boxes[:, :2]) / boxes[:, 2:4] * cells for corner in (begin, end)]
-    return torch.cat([corner.clamp(min=0).minimum(cells) for corner in corners], 1)
+    shares = [((corner - boxes[:, :2]) / boxes[:, 2:4]).clamp(0, 1) for corner in (begin, end)]
+    x0, y0, x1, y1 = torch.cat(shares, 1).unbind(1)
+    # The host would wait for a tensor of the sides on its way to a GPU.
+    return torch.stack([x0 * w, y0 * h, x1 * w, y1 * h], 1)
 
 
 def _unflipped(maps: Tensor, flipped: Tensor) -> Tensor:

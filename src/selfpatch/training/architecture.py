@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from selfpatch.checkpoints.infer_config import usual_num_heads
 from selfpatch.checkpoints.names import TIMM
 from selfpatch.config.run import FROM_INIT
 from selfpatch.config.schema import Size, height_and_width
@@ -83,7 +84,8 @@ class BackboneRequest:
             return architecture
         if b.num_heads is not None and self.model == FROM_INIT:
             check_heads(architecture.embed_dim, b.num_heads)
-        guessed = weights.num_heads == max(1, weights.embed_dim // 64)  # most files do not show the number of heads
+        usual = usual_num_heads(weights.embed_dim, gated=weights.mlp == "swiglu")
+        guessed = weights.num_heads == usual  # most files do not show the number of heads
         heads = b.num_heads or (architecture.num_heads if guessed else weights.num_heads)
         positions = b.position_embedding or weights.position_embedding
         return replace(architecture, grid=weights.grid, num_heads=heads, position_embedding=positions)
