@@ -74,3 +74,13 @@ def test_no_line_is_wider_than_a_terminal(name: str) -> None:
 def test_an_evaluation_without_presets_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "knn", "--presets"]) == 2
     assert "knn has no presets; its defaults are the published protocol" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_a_preset_decides_what_a_class_is_not_given(name: str) -> None:
+    """As on the command line; its name alone would stand in results for another protocol."""
+    setting, kinds = EVALUATIONS[name].variants or ("", {"": EVALUATIONS[name]})
+    for value, kind in kinds.items():
+        for preset in kind.presets:
+            chosen = {setting: value, "preset": preset} if setting else {"preset": preset}
+            assert kind(preset=preset) == EVALUATIONS[name].from_settings(chosen)

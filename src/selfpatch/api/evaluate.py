@@ -196,4 +196,9 @@ def _config(name: str, config: EvaluationConfig | None, settings: Mapping[str, A
     kinds = [kind] if kind.variants is None else [kind, *kind.variants[1].values()]
     if not isinstance(config, tuple(kinds)):
         raise ValueError(f"config is a {type(config).__name__}; {name} takes a {kind.__name__}")
+    if "preset" in settings and settings["preset"] != getattr(config, "preset", None):
+        raise ValueError(
+            f"{name}.preset is {settings['preset']!r}, which decides other settings, but config decides them too; name "
+            "the preset in config, or leave config out"
+        )
     return override(config, settings, name)

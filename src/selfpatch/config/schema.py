@@ -126,9 +126,14 @@ _ADVICE = {
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def settings(cls: Cls) -> Cls:
-    """Make a class a frozen, keyword-only dataclass whose invalid values raise a ValueError of one sentence."""
+    """Make a class a frozen, keyword-only dataclass whose invalid values raise a ValueError of one sentence.
+
+    If the class has `presets`, mappings of settings by the values of its field `preset`, what is not given has the
+    value of the preset.
+    """
     made = pydantic_dataclass(frozen=True, kw_only=True, config={**_RULES, "extra": "forbid"})(cls)
     init, fields = made.__init__, dataclasses.fields(made)
+    presets: Mapping[str, Mapping[str, Any]] = getattr(made, "presets", {})
     for field in fields:
         # tyro takes help from the metadata; from the string below the field it would keep the breaks between lines.
         if text := made.__pydantic_fields__[field.name].description:
@@ -136,6 +141,8 @@ def settings(cls: Cls) -> Cls:
 
     @functools.wraps(init)
     def init_in_a_sentence(self: Any, *args: Any, **kwargs: Any) -> None:
+        preset = kwargs.get("preset")
+        kwargs = {**(presets.get(preset, {}) if isinstance(preset, str) else {}), **kwargs}
         try:
             init(self, *args, **kwargs)
         except pydantic.ValidationError as error:

@@ -66,8 +66,7 @@ class EvaluationConfig:
         preset = values.get("preset", getattr(chosen, "preset", None))
         if chosen.presets and (not isinstance(preset, str) or preset not in chosen.presets):
             raise ValueError(f"{f'{where}.preset'.lstrip('.')} is {preset!r}; use one of: {', '.join(chosen.presets)}")
-        named: dict[str, Any] = {"preset": preset, **chosen.presets[preset]} if chosen.presets else {}
-        return chosen(**named)  # type: ignore[return-value]
+        return chosen(**({"preset": preset} if chosen.presets else {}))  # type: ignore[return-value]
 
     @classmethod
     def variant(cls, values: Mapping[str, Any]) -> "type[EvaluationConfig]":
