@@ -168,7 +168,7 @@ def test_heads_may_learn_first() -> None:
     hp = hyperparameters(freeze_backbone=True)
     assert training_step(
         student_teacher, [tiny_views(2)], plain_sgd(student_teacher), hp, OptimizerConfig(clip=0, clip_mode="tensor")
-    ).taken
+    ).finite
     assert all(torch.equal(p, backbone[name]) for name, p in student_teacher.student.backbone.named_parameters())
     assert not torch.equal(student_teacher.student.heads["patch"].mlp[0].weight, head)
 
@@ -252,7 +252,7 @@ def test_the_recipes_go_on_from_any_family_that_their_header_names(tmp_path: Pat
         outcome = training_step(
             student_teacher, [tiny_views(2, scale=scale)], optimizer, hp, OptimizerConfig(clip=0.3, clip_mode="tensor")
         )
-        assert outcome.taken
+        assert outcome.finite
 
 
 def test_a_backbone_without_heads_is_not_frozen() -> None:

@@ -82,7 +82,7 @@ class Training:
         views = tiny_views(BATCH, seed=step, scale=self._scale, wide=self._wide)
         hp = self._schedule(step)
         outcome = training_step(self.student_teacher, [views], self.optimizer, hp, self._schedule.config)
-        assert outcome.taken
+        assert outcome.finite
         return {name: float(outcome.values[name]) for name in ("loss", *self.student_teacher.loss_weights)}
 
 

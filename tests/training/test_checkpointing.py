@@ -15,10 +15,13 @@ from torch import Tensor
 from selfpatch.checkpoints.checkpoint_store import load_checkpoint
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.checkpoints.run_dir import RunDirectory
+from selfpatch.checkpoints.sharded import ShardedTensors
 from selfpatch.config.logging import LoggingConfig
 from selfpatch.config.sections import CheckpointConfig, OptimizerConfig, WatchConfig
 from selfpatch.core.distributed import rank, world_size
 from selfpatch.data.workers import LoaderError
+from selfpatch.training.anchor import anchor_weights
+from selfpatch.training.checkpointing import first_difference
 from selfpatch.training.factory import make_schedule
 from selfpatch.training.optim import make_optimizer
 from selfpatch.training.parallel import gathered, shard
@@ -121,6 +124,13 @@ def test_a_sharded_checkpoint_holds_no_pickle_and_is_read_as_weights(pool: Worke
     assert newest is not None
     assert {path.suffix for path in newest.iterdir()} == {".json", ".safetensors"}
     network = load_checkpoint(newest)["pretrainer"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ShardedTensors, "__getitem__", pytest.fail)
+        twin = tiny_student_teacher()
+        assert first_difference(twin, network) is None, "shapes are known without the tensors"
+        checkpoint = {"pretrainer": network, "anchor_shape": twin.student.backbone.config.to_dict()}
+        assert (weights := anchor_weights("named", checkpoint)) is not None
+        assert weights.state == {}, "tensors of others are not read"
     assert all(torch.equal(network[name], tensor) for name, tensor in state["network"].items())
     encoder, _ = load_encoder(str(newest))
     expected = state["network"]["teacher.backbone.trunk.blocks.1.mlp.fc2.weight"]

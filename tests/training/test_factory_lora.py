@@ -50,7 +50,7 @@ def steps(student_teacher: StudentTeacher, optimizer: torch.optim.Optimizer, mod
         torch.manual_seed(step)  # of drop path
         hp, views = hyperparameters(step, lr=0.05), tiny_views(4, step, scale=1 if model == "vit_tiny" else 2)
         set_hyperparameters(optimizer, hp)
-        assert training_step(student_teacher, [views], optimizer, hp, OptimizerConfig()).taken
+        assert training_step(student_teacher, [views], optimizer, hp, OptimizerConfig()).finite
 
 
 @pytest.mark.parametrize("model", SIZES)

@@ -69,7 +69,7 @@ def test_micro_batches_give_the_result_of_the_whole_batch(
     whole, expected = two_steps(1, clipping, settings)
     accumulated, outcomes = two_steps(parts, clipping, settings)
     for outcome, plain in zip(outcomes, expected, strict=True):
-        assert outcome.taken
+        assert outcome.finite
         assert outcome.values.keys() == plain.values.keys()
         for name, value in plain.values.items():
             torch.testing.assert_close(
@@ -88,7 +88,7 @@ def test_a_step_that_is_not_finite_changes_nothing(bad: int, settings: dict[str,
     student_teacher = tiny_student_teacher(**settings)
     optimizer = make_optimizer(student_teacher, OptimizerConfig())
     hp = hyperparameters(lr=1e-3)
-    assert training_step(student_teacher, split(tiny_views(4), 2), optimizer, hp, NO_CLIPPING).taken
+    assert training_step(student_teacher, split(tiny_views(4), 2), optimizer, hp, NO_CLIPPING).finite
     begin, adam = snapshot(student_teacher), {k: v.clone() for k, v in adam_state(optimizer).items()}
     with not_finite(student_teacher, micro_batch=bad):
         outcome = training_step(
@@ -98,7 +98,7 @@ def test_a_step_that_is_not_finite_changes_nothing(bad: int, settings: dict[str,
             hp,
             OptimizerConfig(clip=3.0, clip_mode="tensor"),
         )
-    assert not outcome.taken
+    assert not outcome.finite
     assert not outcome.values["loss"].isfinite()
     assert all(torch.equal(begin[name], tensor) for name, tensor in snapshot(student_teacher).items())
     assert adam.keys() == adam_state(optimizer).keys()
@@ -107,7 +107,7 @@ def test_a_step_that_is_not_finite_changes_nothing(bad: int, settings: dict[str,
     twin = tiny_student_teacher(**settings)
     twin.load_state_dict(begin)
     for model, chosen in ((student_teacher, optimizer), (twin, clone_of(optimizer, twin))):
-        assert training_step(model, [tiny_views(4, seed=2)], chosen, hp, NO_CLIPPING).taken
+        assert training_step(model, [tiny_views(4, seed=2)], chosen, hp, NO_CLIPPING).finite
     assert all(torch.equal(snapshot(twin)[name], tensor) for name, tensor in snapshot(student_teacher).items())
 
 
@@ -129,7 +129,7 @@ def test_a_gradient_that_is_not_finite_stops_the_step_too() -> None:
         student_teacher, [tiny_views(2)], plain_sgd(student_teacher), hyperparameters(), NO_CLIPPING
     )
     assert outcome.values["loss"].isfinite()
-    assert not outcome.taken
+    assert not outcome.finite
     assert all(torch.equal(begin[name], tensor) for name, tensor in snapshot(student_teacher).items())
 
 
@@ -234,7 +234,7 @@ def test_autocast_trains_in_bfloat16_with_float32_weights() -> None:
         autocast=torch.bfloat16,
     )
     exact = tiny_student_teacher()(tiny_views(4), hyperparameters())
-    assert outcome.taken
+    assert outcome.finite
     assert {p.dtype for p in student_teacher.parameters()} == {torch.float32}
     assert {value.dtype for value in outcome.values.values()} == {torch.float32}
     for name in ("image", "patch"):
@@ -254,7 +254,7 @@ def test_a_wish_to_stop_comes_back() -> None:
             stop_requested=wish,
         )
         assert outcome.stop is wish
-        assert outcome.taken
+        assert outcome.finite
 
 
 def test_drop_path_follows_the_seed_of_the_step() -> None:

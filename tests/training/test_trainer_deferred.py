@@ -81,8 +81,8 @@ def assert_equal(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
 def test_the_result_is_that_of_a_step_that_is_waited_for(settings: Settings) -> None:
     usual, deferred = Training(settings), Training(settings)
     for step in range(3):
-        assert usual.step(step, deferred=False, parts=2).taken
-        assert deferred.step(step, deferred=True, parts=2).taken
+        assert usual.step(step, deferred=False, parts=2).finite
+        assert deferred.step(step, deferred=True, parts=2).finite
         assert_equal(deferred.state(), usual.state())
 
 
@@ -94,19 +94,19 @@ def test_a_step_that_is_not_finite_leaves_no_trace(settings: Settings, bad: int)
         one.step(0, deferred=True, parts=2)
     begin = training.state()
     outcome = training.step(1, deferred=True, parts=2, bad=bad)
-    assert not outcome.taken
+    assert not outcome.finite
     assert not outcome.values["loss"].isfinite()
     assert_equal(training.state(), begin)
     for one in (training, twin):
-        assert one.step(2, deferred=True).taken
+        assert one.step(2, deferred=True).finite
     assert_equal(training.state(), twin.state())
 
 
 def test_the_first_step_may_fail() -> None:
     training, twin = Training(CHOICES[0]), Training(CHOICES[0])
-    assert not training.step(0, deferred=True, bad=0).taken
+    assert not training.step(0, deferred=True, bad=0).finite
     for one in (training, twin):
-        assert one.step(1, deferred=True).taken
+        assert one.step(1, deferred=True).finite
     assert_equal(training.state(), twin.state())
     assert not hasattr(training.optimizer, "found_inf")
 
@@ -117,7 +117,7 @@ def test_nothing_is_read_on_the_host(settings: Settings, bad: int | None) -> Non
     training = Training(settings)
     with NothingIsRead():
         outcome = training.step(0, deferred=True, parts=2, bad=bad)
-    assert outcome.taken is (bad is None)
+    assert bool(outcome.finite) is (bad is None)
     with pytest.raises(AssertionError, match="waits for the device"), NothingIsRead():
         training.step(1, deferred=False)
 
@@ -134,8 +134,8 @@ def test_cuda_is_not_waited_for(settings: Settings, device: str) -> None:
         discarded = training.step(2, deferred=None, parts=2, bad=0)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert taken.taken
-    assert not discarded.taken
+    assert taken.finite
+    assert not discarded.finite
     assert_equal(training.state(), after)
 
 

@@ -70,6 +70,11 @@ def pretrain(config: RunConfig | None = None, *, dry_run: bool = False, **settin
             data, recipe = settings.get("data"), settings.get("recipe")
             names = (None if name is None else str(name) for name in (data, recipe))
             config = recipe_for(*names, composed=bool(COMPOSITION & settings.keys()))
+        elif settings.get("recipe") not in (None, config.recipe):
+            raise ValueError(
+                f"recipe is {settings['recipe']!r}, whose settings a run starts from, but config is given in its "
+                "place; leave one of them out"
+            )
         config = config.override(settings)
         with distributed.process_group(config.device):
             begun = None if in_dry_run() else begun_run(config)

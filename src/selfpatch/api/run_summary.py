@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from selfpatch.api.first_checks import batch_note
+from selfpatch.api.short_runs import usual_settings
 from selfpatch.config.run import FROM_INIT, RunConfig
 from selfpatch.core import distributed
 from selfpatch.core.machine import autocast_dtype
@@ -35,8 +36,17 @@ def run_summary(
         f"{counted(schedule.epochs, 'epoch', '.4g')} of {counted(schedule.steps_per_epoch, 'step')}",
         f"peak learning rate {schedule.peak_lr:.3g} ({config.optimizer.base_lr:g} x {config.batch_size} / 256)",
         *batch_note(config, len(data.indices)),
+        *_unread(config, student_teacher),
         f"{precision} on {device}, {counted(distributed.world_size(), 'process')}",
     ]
+
+
+def _unread(config: RunConfig, student_teacher: StudentTeacher) -> list[str]:
+    """Return a note on sections that nothing in the run reads although they differ from the recipe's."""
+    needs, usual = student_teacher.needs, usual_settings(config.recipe) or config
+    read = {"pairs": needs.pairs, "masks": needs.masks, "anchor": needs.anchor, "lora": config.lora.rank > 0}
+    names = [name for name, is_read in read.items() if not is_read and getattr(config, name) != getattr(usual, name)]
+    return [f"note: nothing in this run reads the settings of {' and '.join(names)}"] if names else []
 
 
 def _anchor_lines(config: RunConfig, anchor: Anchor, num_steps: int) -> list[str]:

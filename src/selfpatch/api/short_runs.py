@@ -39,7 +39,7 @@ def fit_schedules(config: RunConfig, named: Container[str] = ()) -> tuple[RunCon
     too_long = [name for name in PHASES if _is_too_long(config, name)]
     if config.epochs is None or not too_long:
         return config, []
-    usual = _usual(config.recipe)
+    usual = usual_settings(config.recipe)
     shortened, lines, changes = {}, [], []
     for name in too_long:
         (noun, verb), length = PHASES[name], getattr(config.optimizer, name)
@@ -57,7 +57,7 @@ def fit_schedules(config: RunConfig, named: Container[str] = ()) -> tuple[RunCon
     return replace(config, optimizer=replace(config.optimizer, **shortened)), lines
 
 
-def _usual(recipe: str | None) -> RunConfig | None:
+def usual_settings(recipe: str | None) -> RunConfig | None:
     """Return the settings of a recipe as it is, or the defaults without one; None if its file is gone."""
     try:
         return RunConfig() if recipe is None else load_recipe(recipe)

@@ -48,7 +48,8 @@ def anchor_weights(teacher: str | None, checkpoint: Mapping[str, Any] | None) ->
         return None
     if checkpoint is None:
         return read_weights(teacher)
-    state = {k.removeprefix(_STATE): v for k, v in checkpoint["pretrainer"].items() if k.startswith(_STATE)}
+    saved = checkpoint["pretrainer"]
+    state = {name.removeprefix(_STATE): saved[name] for name in saved if name.startswith(_STATE)}  # reads no others
     return Weights(state, backbone_config_from_dict(checkpoint["anchor_shape"]), teacher, sha256=None, is_own=True)
 
 

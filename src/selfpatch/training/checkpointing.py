@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 from selfpatch.checkpoints.checkpoint_store import load_checkpoint
 from selfpatch.checkpoints.run_dir import RunDirectory
-from selfpatch.checkpoints.sharded import finish_writing, load_sharded
+from selfpatch.checkpoints.sharded import ShardedTensors, finish_writing, load_sharded
 from selfpatch.config.sections import CheckpointConfig
 from selfpatch.core.distributed import (
     any_rank,
@@ -34,12 +34,18 @@ def first_difference(module: nn.Module, state: Any) -> str | None:
     """Return a phrase on the first tensor in which a module and saved tensors differ by name or shape, if any."""
     if not isinstance(state, Mapping):
         return "it holds no tensors"
-    expected = module.state_dict()
-    for name in dict.fromkeys([*expected, *state]):
-        here, there = (list(t.shape) if isinstance(t := of.get(name), Tensor) else None for of in (expected, state))
-        if here != there:
-            return f"{name} is {there or 'missing'} there and {here or 'missing'} here"
+    here, there = _shapes_of(module.state_dict()), _shapes_of(state)
+    for name in dict.fromkeys([*here, *there]):
+        if here.get(name) != there.get(name):
+            return f"{name} is {there.get(name) or 'missing'} there and {here.get(name) or 'missing'} here"
     return None
+
+
+def _shapes_of(tensors: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Return the shapes of tensors by name; those of a sharded checkpoint are known without reading it."""
+    if isinstance(tensors, ShardedTensors):
+        return {name: list(tensors.shape(name)) for name in tensors}
+    return {name: list(tensor.shape) for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
 
 
 class NonFiniteError(ValueError):

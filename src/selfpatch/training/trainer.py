@@ -41,14 +41,10 @@ class StepOutcome:
     values: dict[str, Tensor]
     """Losses, gradient norm and meters by name."""
     finite: DeferredFlag
-    """True if loss and gradient were finite on all processes; if not, the step changed nothing."""
+    """True if loss and gradient were finite on all processes; if not, the step changed nothing. Reading it waits for
+    the device."""
     stop: bool
     """True if any process requests a stop."""
-
-    @property
-    def taken(self) -> bool:
-        """True if the step changed the network; waits for the device."""
-        return bool(self.finite)
 
 
 def training_step(
