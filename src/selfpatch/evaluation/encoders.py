@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.config import DenseConfig, Precision
 from selfpatch.models.debiased import debiased
@@ -150,6 +151,14 @@ def in_precision(encoder: Encoder, precision: Precision) -> Encoder:
 def dense_encoder(encoder: Encoder, config: DenseConfig) -> Encoder:
     """Return the encoder as an evaluation reads its patch features: in its precision, and debiased if it says so."""
     return debiased(in_precision(encoder, config.precision), config.debias)
+
+
+def require_rgb(encoder: Encoder, evaluation: str) -> None:
+    """Raise ValueError if an encoder takes images of another number of channels than three."""
+    if (channels := len(encoder.mean)) != 3:
+        raise ValueError(
+            f"the encoder takes images of {counted(channels, 'channel')}; {evaluation} needs one of RGB images"
+        )
 
 
 class PixelEncoder(ABC):

@@ -148,7 +148,7 @@ def _template() -> Any:
 
 
 def _shown(value: Any) -> Any:
-    """Escape what would change the page's text around it; markup, which has a class of its own, holds nothing such."""
+    """Escape characters of a string that would change the text around it; markup, of another type, has none."""
     return visible(value, keep="\n") if type(value) is str else value
 
 

@@ -143,6 +143,11 @@ def test_networks_of_published_size_on_a_real_clip(data_dir: Path, tmp_path: Pat
     assert result.metrics["J-Mean"] > baseline - 0.2, "colours alone follow a car over two frames"
 
 
+def test_an_encoder_of_other_images_is_refused_before_a_file_is_read() -> None:
+    with pytest.raises(ValueError, match="takes images of 4 channels; davis needs one of RGB images"):
+        evaluate(MeanColour(16, channels=4), "unused", DAVISConfig())
+
+
 def test_layers_that_are_not_there(tree: Tree) -> None:
     encoder = BranchEncoder(build_backbone(SWIN), None)
     for settings, words in [

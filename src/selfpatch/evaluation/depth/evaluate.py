@@ -28,6 +28,7 @@ from selfpatch.evaluation.depth.features import DepthFeatures, predict_depth
 from selfpatch.evaluation.depth.head import DepthHead
 from selfpatch.evaluation.depth.metrics import METRICS, depth_metrics, eigen_mask, mean_metrics
 from selfpatch.evaluation.depth.visualize import draw_depth
+from selfpatch.evaluation.encoders import require_rgb
 from selfpatch.evaluation.identity import encoder_identity
 from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
@@ -65,10 +66,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: DepthConfig, output: Ou
     Raises:
         ValueError: the data cannot be used, settings or the encoder do not fit, or the folder holds another training.
     """
-    if len(encoder.mean) != 3:
-        raise ValueError(
-            f"the encoder takes images of {counted(len(encoder.mean), 'channel')}; depth needs one of RGB images"
-        )
+    require_rgb(encoder, "depth")
     train, test = (split.limited(config.limit) for split in open_depth_splits(data, config.depth_scale))
     batch_size, warmup = min(config.batch_size, len(train)), min(config.warmup, config.steps // 3)
     config = replace(config, batch_size=batch_size, warmup=warmup)

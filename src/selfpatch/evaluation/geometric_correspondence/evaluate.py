@@ -9,11 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.core.distributed import gather
-from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.degenerate import check_degenerate, check_patches
-from selfpatch.evaluation.encoders import dense_encoder
+from selfpatch.evaluation.encoders import dense_encoder, require_rgb
 from selfpatch.evaluation.feature_cache import cached
 from selfpatch.evaluation.geometric_correspondence.config import NAVIConfig
 from selfpatch.evaluation.geometric_correspondence.dataset import Pair, open_pairs
@@ -82,10 +81,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: NAVIConfig, output: Out
     Raises:
         ValueError: the encoder is not one of RGB images or has no such layer, or the data cannot be used.
     """
-    if len(encoder.mean) != 3:
-        raise ValueError(
-            f"the encoder takes images of {counted(len(encoder.mean), 'channel')}; navi needs one of RGB images"
-        )
+    require_rgb(encoder, "navi")
     encode = _DensePoints(encoder, config)
     pairs = open_pairs(data, config)
     subjects = len({first.subject for first, _ in pairs})

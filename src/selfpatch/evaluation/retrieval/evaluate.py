@@ -11,13 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from selfpatch.core.distributed import gather, gather_rows
-from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.pillow import to_tensor
 from selfpatch.data.decode.pillow import read_image
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.degenerate import check_images
-from selfpatch.evaluation.encoders import in_precision
+from selfpatch.evaluation.encoders import in_precision, require_rgb
 from selfpatch.evaluation.feature_cache import cached
 from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result
@@ -53,10 +52,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: RetrievalConfig, output
     Raises:
         ValueError: the encoder is not one of RGB images, or the data cannot be used.
     """
-    if len(encoder.mean) != 3:
-        raise ValueError(
-            f"the encoder takes images of {counted(len(encoder.mean), 'channel')}; retrieval needs one of RGB images"
-        )
+    require_rgb(encoder, "retrieval")
     images = open_retrieval(data).limited(config.limit)
     if config.crop_queries and any(query.box is None for query in images.queries):
         raise ValueError(f"{data} has queries without bbx; give --no-crop-queries, or add their boxes to gnd")

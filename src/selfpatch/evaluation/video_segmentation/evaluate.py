@@ -9,7 +9,7 @@ import numpy as np
 from selfpatch.core.distributed import gather
 from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
-from selfpatch.evaluation.encoders import dense_encoder
+from selfpatch.evaluation.encoders import dense_encoder, require_rgb
 from selfpatch.evaluation.pictures import save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, NUM_NAMED, Cell, Output, Result
 from selfpatch.evaluation.sharding import share_of
@@ -52,11 +52,12 @@ def evaluate(encoder: Encoder | None, data: str | Path, config: DAVISConfig, out
     of the clips, and writes their masks.
 
     Raises:
-        ValueError: the network has no such layer, or the tree or one of its clips cannot be used; raised before the
-            first frame is processed.
+        ValueError: the encoder is not one of RGB images or has no such layer, or the tree or one of its clips cannot be
+            used; raised before the first frame is processed.
     """
     layer = None
     if encoder is not None and config.results is None:
+        require_rgb(encoder, "davis")
         layer = LayerEncoder(encoder, near_stride=DEFAULT_STRIDE, **config.layer())
     clips = open_clips(data, config)
     used: dict[str, Any] = {"data": str(data), **clips[0].layout(), "sequences": [clip.name for clip in clips]}
