@@ -17,6 +17,8 @@ from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from selfpatch.core.transfer import to_device
+
 
 @dataclass(frozen=True)
 class Views:
@@ -52,10 +54,9 @@ class Views:
         if self.num_global != 2:
             raise ValueError(f"{method} compares 2 global crops of an image, but there are {self.num_global}; make 2")
 
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> "Views":
+    def to(self, device: torch.device | str) -> "Views":
         """Return the views on a device."""
-        tensors = self.tensors().items()
-        return replace(self, **{name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors})
+        return replace(self, **{name: to_device(tensor, device) for name, tensor in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the fields that are not None, by name."""

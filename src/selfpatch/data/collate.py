@@ -20,7 +20,7 @@ Render = Callable[[Picture, Size, ViewParameters], Tensor]
 class Batch(Protocol):
     """Batch of a loader on the CPU: `Views`, or data that become `Views` on a device."""
 
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> Views:
+    def to(self, device: torch.device | str) -> Views:
         """Return the views on a device."""
         ...
 

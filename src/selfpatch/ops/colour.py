@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from selfpatch.ops.images import to_device
+from selfpatch.core.transfer import to_device
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 """The four adjustments of a colour jitter, as `jitter` numbers them."""

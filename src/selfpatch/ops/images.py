@@ -1,4 +1,4 @@
-"""Images as tensors: normalisation, value range, transfer to a device."""
+"""Images as tensors: normalisation and value range."""
 
 from collections.abc import Sequence
 
@@ -43,11 +43,3 @@ def to_common_dtype(images: Sequence[Tensor]) -> list[Tensor]:
     """Return images that can be stacked: if types are mixed, all become float32 in [0, 1]."""
     mixed = len({image.dtype for image in images}) > 1
     return [to_unit_range(image) if mixed else image for image in images]
-
-
-def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Copy a small CPU tensor to a device, without waiting on CUDA.
-
-    On CUDA the source may be freed at once; other devices do not guarantee that.
-    """
-    return values.to(device, non_blocking=device.type == "cuda")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from selfpatch.config.sections import Resampling
-from selfpatch.ops.images import to_device
+from selfpatch.core.transfer import to_device
 
 SUPPORT: dict[Resampling, float] = {"bicubic": 2.0, "bilinear": 1.0}
 """Radius of a filter's kernel, in pixels of the coarser of the two grids."""

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from selfpatch.config.sections import Resampling
+from selfpatch.core.transfer import to_device
 from selfpatch.ops.blur import gaussian_blur
 from selfpatch.ops.colour import jitter, remove_colours, solarize, to_some
-from selfpatch.ops.images import to_device
 from selfpatch.ops.resampling import crop_resize
 
 MAX_CROP_VALUES = 2**25

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from selfpatch.core.transfer import to_device
 from selfpatch.core.types import Views
 from selfpatch.data.augment.multicrop import ADJUSTMENTS, ViewParameters, ViewRecipe, view_groups
 from selfpatch.data.collate import FIELD_DIMS, join_fields, make_views
@@ -39,13 +40,13 @@ class DecodedBatch:
     masks: Tensor | None = None
     pair_boxes: Tensor | None = None
 
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> Views:
+    def to(self, device: torch.device | str) -> Views:
         """Copy the images to a device and render their views there."""
         with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False):
-            pixels = self.pixels.to(device, non_blocking=non_blocking)
+            pixels = to_device(self.pixels, device)
             rendered = render_views(pixels, self.sizes, list(self.tables.values()))
         crops = dict(zip(self.tables, rendered, strict=True))
-        return make_views(crops, {name: getattr(self, name) for name in FIELD_DIMS}).to(device, non_blocking)
+        return make_views(crops, {name: getattr(self, name) for name in FIELD_DIMS}).to(device)
 
 
 class DecodingCollator:

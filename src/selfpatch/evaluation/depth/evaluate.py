@@ -16,6 +16,7 @@ from torchvision.transforms import functional as tvf
 from selfpatch.core.distributed import all_reduce_sum, gather
 from selfpatch.core.schedules import cosine_factor
 from selfpatch.core.text import counted
+from selfpatch.core.transfer import to_device
 from selfpatch.core.types import Encoder
 from selfpatch.data.decode.pillow import as_bad_image
 from selfpatch.data.images import evenly_spread
@@ -157,7 +158,7 @@ def _loss(
     assert isinstance(head, DepthHead)
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
-        pixels, depth = batch[0], batch[1].to(features.encoder.device, non_blocking=True)
+        pixels, depth = batch[0], to_device(batch[1], features.encoder.device)
         prediction, valid = predict_depth(head, features, pixels), (depth > 0) & (depth <= config.max_depth)
         known.add(valid)
         value = criterion(prediction, depth, valid)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from selfpatch.core.transfer import to_device
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.degenerate import check_patches
 from selfpatch.evaluation.depth.config import DepthConfig
@@ -75,7 +76,7 @@ def predict_depth(head: DepthHead, features: DepthFeatures, pixels: Tensor, name
     Equal features of a single image are reported if it has a name.
     """
     encoder = features.encoder
-    images = normalise(pixels.to(encoder.device, non_blocking=True), encoder.mean, encoder.std)
+    images = normalise(to_device(pixels, encoder.device), encoder.mean, encoder.std)
     (height, width), patch = images.shape[-2:], encoder.patch_size
     spare_rows, spare_columns = -height % patch, -width % patch
     top, left = spare_rows // 2, spare_columns // 2

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from selfpatch.core.schedules import polynomial_factor
+from selfpatch.core.transfer import to_device
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.finetuning import layer_groups, require_network, trainable_copy
@@ -112,7 +113,7 @@ def train_segmenter(
     optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=encoder.device.type in ("cpu", "cuda"))
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
-        pixels, labels = (part.to(encoder.device, non_blocking=True) for part in batch)
+        pixels, labels = (to_device(part, encoder.device) for part in batch)
         return network.loss(normalise(pixels, encoder.mean, encoder.std), labels)
 
     factor = polynomial_factor(config.steps, warmup=config.warmup)

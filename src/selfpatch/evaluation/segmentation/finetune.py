@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torchvision.transforms import functional as tvf
 
 from selfpatch.core.schedules import cosine_factor
+from selfpatch.core.transfer import to_device
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.finetuning import layer_groups, require_network, trainable_copy
@@ -106,7 +107,7 @@ def _train(
     mask_side = ENLARGED * (config.crop // encoder.patch_size)
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
-        pixels, labels = (part.to(encoder.device, non_blocking=True) for part in batch)
+        pixels, labels = (to_device(part, encoder.device) for part in batch)
         return segmentation_loss(network(normalise(pixels, encoder.mean, encoder.std)), labels, mask_side)
 
     schedule = cosine_factor(steps, warmup=warmup, end=min(1.0, config.min_lr / lr))

@@ -18,6 +18,7 @@ from torch import Tensor
 from selfpatch.checkpoints.export.safetensors import FILE, export_state, write_safetensors
 from selfpatch.core.distributed import gather_rows, is_main_process
 from selfpatch.core.schedules import cosine_factor, epoch_factor
+from selfpatch.core.transfer import to_device
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import ViewRecipe
 from selfpatch.evaluation.batches import Batches
@@ -141,7 +142,7 @@ def _train(
     plan = TrainingPlan(steps, schedule, seed=config.seed, precision=config.precision)
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
-        pixels, labels = (part.to(encoder.device, non_blocking=True) for part in batch)
+        pixels, labels = (to_device(part, encoder.device) for part in batch)
         return mixed_loss(*mixing(pixels, labels))
 
     def mixed_loss(pixels: Tensor, targets: Tensor) -> Tensor:

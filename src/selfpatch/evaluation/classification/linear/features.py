@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms import functional as tvf
 
 from selfpatch.core.text import counted
+from selfpatch.core.transfer import to_device
 from selfpatch.core.types import Encoder
 from selfpatch.data.augment.multicrop import ViewRecipe, draw_view, generator
 from selfpatch.data.augment.pillow import render
@@ -61,7 +62,7 @@ class FrozenFeatures:
     def __call__(self, images: Tensor) -> Tensor:
         """Encode images [B, C, H, W], as `normalise` takes them, to [B, F] float32 on the encoder's device."""
         device = self.encoder.device
-        batch = normalise(images.to(device, non_blocking=True), self.encoder.mean, self.encoder.std)
+        batch = normalise(to_device(images, device), self.encoder.mean, self.encoder.std)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             parts = self._parts(batch)
             return checked_features(torch.cat([part.float() for part in parts], dim=1), batch)
