@@ -25,6 +25,8 @@ LogitsFunction = Callable[[Tensor], Tensor]
 
 MAX_LOGITS = 2**26
 """Logits that exist at once in `classes_at`: 256 MB."""
+MAX_LOGITS_CPU = 2**20
+"""Logits that exist at once in `classes_at` on a CPU: 4 MB, which its caches hold until they are reduced."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def classes_at(logits: Tensor, size: tuple[int, int], *, max_logits: int = MAX_L
     after = (before + 1).clamp_max(old_height - 1)
     share = (position - before)[:, None]
     strips = []
-    for rows in range(0, height, step := max(1, max_logits // (channels * width))):
+    most = min(max_logits, MAX_LOGITS_CPU) if logits.device.type == "cpu" else max_logits
+    for rows in range(0, height, step := max(1, most // (channels * width))):
         part = slice(rows, rows + step)
         lowest, highest = int(before[part][0]), int(after[part][-1]) + 1
         wide = F.interpolate(logits[:, :, lowest:highest], (highest - lowest, width), mode="bilinear")[0]
