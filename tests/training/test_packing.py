@@ -11,9 +11,10 @@ from torch import Tensor
 
 import selfpatch
 from selfpatch.cli.main import main
+from selfpatch.config.sections import Packing
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.training.factory import make_student_teacher, move_to_device
-from selfpatch.training.packing import Packing, pack_crops
+from selfpatch.training.packing import pack_crops
 from selfpatch.training.parallel import data_parallel, recompute_activations, shard
 from selfpatch.training.student_teacher import StudentTeacher
 from tests.helpers.tiny import hyperparameters, part_of, tiny_config, tiny_student_teacher, tiny_views

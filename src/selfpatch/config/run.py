@@ -94,7 +94,7 @@ class RunConfig:
     """Precision of the matrix products; `auto` uses bf16 where the device computes it in hardware."""
     compile: bool = False
     """Run the blocks of a ViT through torch.compile: some minutes at the start, then faster; no gain on a CPU."""
-    packing: Literal["auto", "always", "never"] = "auto"
+    packing: sections.Packing = "auto"
     """Passes of a ViT for crops of several sizes: one for all of them, whose tokens form one sequence, or one for each
     size. Both give the same numbers up to rounding. `auto` packs in bf16 on a CPU; elsewhere it was not measured."""
     parallel: Literal["ddp", "fsdp"] = "ddp"

@@ -11,6 +11,10 @@ Fingerprint = Literal["size_and_time", "content", "none"]
 """Record of each image, from which a resumed run tells whether it has changed."""
 Resampling = Literal["bicubic", "bilinear"]
 """Filter of a resize, antialiased."""
+ClipMode = Literal["tensor", "global"]
+"""Gradients whose norm is clipped: those of each parameter, or of all together."""
+Packing = Literal["auto", "always", "never"]
+"""Crops of several sizes in one pass of a backbone."""
 
 
 @settings
@@ -250,7 +254,7 @@ class OptimizerConfig:
     With `init` weights they are new and learn little at the backbone's rate; NeCo (arXiv 2408.11054) uses 10."""
     clip: NonNegativeFloat = 3.0
     """Largest gradient norm; 0 disables clipping."""
-    clip_mode: Literal["tensor", "global"] = "tensor"
+    clip_mode: ClipMode = "tensor"
     """Norm to clip: per parameter tensor, as in the released code, or global."""
     freeze_last_layer_epochs: NonNegativeFloat = 1
     """Initial epochs in which the last layer of prototype heads is frozen."""

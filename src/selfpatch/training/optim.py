@@ -2,20 +2,17 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from timm.optim import Lars
 from torch import Tensor, nn
 
-from selfpatch.config.sections import OptimizerConfig
+from selfpatch.config.sections import ClipMode, OptimizerConfig
 from selfpatch.core.distributed import all_reduce_sum, is_sharded, local_shard
 from selfpatch.core.reference import fast_path_of, using_references
 from selfpatch.core.schedules import cosine
 from selfpatch.core.types import Hyperparameters
 from selfpatch.models.param_groups import LRScales, param_groups
-
-ClipMode = Literal["tensor", "global"]
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,10 @@
 """Choice whether crops of all sizes pass the backbones at once (`models.backbones.packing`)."""
 
-from typing import Literal
-
 import torch
 
+from selfpatch.config.sections import Packing
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.training.student_teacher import StudentTeacher
-
-Packing = Literal["auto", "always", "never"]
 
 
 def check_packing(packing: Packing, backbone: Backbone, model: str) -> None:
