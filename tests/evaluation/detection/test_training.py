@@ -87,11 +87,18 @@ def test_an_object_with_a_box_only_is_learned_without_mask(data: Path) -> None:
 
 
 def test_statistics_of_batch_norms_become_their_mean_over_batches() -> None:
-    norm, unused = BatchNorm2d(2), BatchNorm2d(2)
+    norm, unused, late = BatchNorm2d(2), BatchNorm2d(2), BatchNorm2d(2)
     batches = [torch.randn(3, 2, 4, 5) + number for number in range(5)]
-    average_statistics(torch.nn.ModuleList([norm, unused]), norm, batches)
+
+    def forward(x: torch.Tensor) -> None:
+        norm(x)
+        if x.mean() > 2.5:
+            late(x)
+
+    average_statistics(torch.nn.ModuleList([norm, unused, late]), forward, batches)
     torch.testing.assert_close(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0))
     torch.testing.assert_close(norm.running_var, torch.stack([x.var((0, 2, 3)) for x in batches]).mean(0))
+    torch.testing.assert_close(late.running_mean, torch.stack([x.mean((0, 2, 3)) for x in batches[3:]]).mean(0))
     assert unused.running_mean is not None
     assert not unused.running_mean.any()
     assert norm.momentum == 0.1

@@ -110,16 +110,19 @@ def train(
 def average_statistics(network: nn.Module, forward: Callable[[Any], Any], batches: Iterable[Any]) -> None:
     """Set the statistics of batch norms to their mean over batches, as Detectron2's PRECISE_BN does; keep them if none.
 
-    `forward` runs the network, in training mode, on a batch.
+    `forward` runs the network, in training mode, on a batch. A norm that a batch does not reach, as the mask head's
+    without an object, has the mean over the others.
     """
-    norms = [part for part in network.modules() if isinstance(part, BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for number, batch in enumerate(batches, start=1):
+    momenta = {part: part.momentum for part in network.modules() if isinstance(part, BatchNorm)}
+    counts = dict.fromkeys(momenta, 0)
+    for batch in batches:
         forward(batch)
-        for norm in norms:
-            norm.momentum = 1 / number
-            norm.update()
-    for norm, momentum in zip(norms, momenta, strict=True):
+        for norm in momenta:
+            if norm.accumulated:
+                counts[norm] += 1
+                norm.momentum = 1 / counts[norm]
+                norm.update()
+    for norm, momentum in momenta.items():
         norm.momentum = momentum
 
 
