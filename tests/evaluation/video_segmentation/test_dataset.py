@@ -172,3 +172,11 @@ def test_palette() -> None:
     """The first colours of PASCAL VOC, and two whose numbers need more bits."""
     assert PALETTE[:5].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]]
     assert PALETTE[[8, 20, 255]].tolist() == [[64, 0, 0], [0, 64, 128], [224, 224, 192]]
+
+
+@pytest.mark.parametrize("prefix", ["", "frame_"])
+def test_frames_are_in_the_order_of_their_numbers(tmp_path: Path, prefix: str) -> None:
+    numbers = [8, 9, 10, 100]
+    for number in numbers:
+        write_mask(tmp_path / f"{prefix}{number}.png", np.ones((4, 4), np.uint8))
+    assert Clip("toy", tmp_path, tmp_path, 2017).frames == tuple(f"{prefix}{number}" for number in numbers)

@@ -1,5 +1,6 @@
 """A video with the masks of its objects, as the files of a data set hold them."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,8 +47,9 @@ class Clip:
 
     @cached_property
     def frames(self) -> tuple[str, ...]:
-        """Stems of all images and masks, in order: `00000`, `00001`, ..."""
-        return tuple(sorted({*stems_in(self.frames_dir, ".jpg"), *stems_in(self.masks_dir, ".png")}))
+        """Stems of all images and masks, in the order of their numbers: `00000`, `00001`, ..., or `9`, `10`, ..."""
+        stems = {*stems_in(self.frames_dir, ".jpg"), *stems_in(self.masks_dir, ".png")}
+        return tuple(sorted(stems, key=lambda stem: (_by_numbers(stem), stem)))
 
     def image(self, frame: int) -> Image.Image:
         """Return the frame of this index as an RGB image."""
@@ -221,6 +223,11 @@ class Clip:
                     f"frame {frame} of {self.name} is {size[0]} x {size[1]} and its first mask {width} x {height}; "
                     "use frames and masks of one resolution"
                 )
+
+
+def _by_numbers(stem: str) -> list[str | int]:
+    """Return the parts of a name, of which every second one is a number, so that `frame9` comes before `frame10`."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", stem)]
 
 
 def is_black_and_white(values: np.ndarray, grey: bool) -> bool:
