@@ -17,6 +17,7 @@ from selfpatch.ops.neighbours import (
     neighbour_table,
     top_positives,
 )
+from tests.helpers.largest_tensor import LargestTensor
 
 
 def neighbours_by_loop(h: int, w: int, window: Window, border: Border) -> list[list[int]]:
@@ -104,6 +105,15 @@ def test_similarity_equals_the_reference(
     torch.testing.assert_close(fast, plain, rtol=0, atol=2e-6)
     tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-5  # the gradient itself is rounded to the features' type
     torch.testing.assert_close(fast_gradient, plain_gradient, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("grid", "largest"), [((4, 6), 24 * 24), ((8, 12), 96 * 8 * 5)])
+def test_a_large_grid_needs_no_matrix_of_all_pairs(grid: tuple[int, int], largest: int) -> None:
+    features, table = torch.randn(1, math.prod(grid), 5, generator=torch.manual_seed(0)), neighbour_table(*grid)
+    with LargestTensor() as measured:
+        similarity = neighbour_similarity(features, table)
+    assert measured.elements == largest
+    torch.testing.assert_close(similarity, neighbour_similarity_reference(features, table))
 
 
 def test_reference_similarity_is_the_cosine() -> None:

@@ -101,7 +101,12 @@ def neighbour_similarity_reference(features: Tensor, table: NeighbourTable) -> T
 
 @fast_path_of(neighbour_similarity_reference)
 def neighbour_similarity(features: Tensor, table: NeighbourTable) -> Tensor:
-    """See `neighbour_similarity_reference`; neighbours are gathered from one dense product, not from the features."""
+    """See `neighbour_similarity_reference`; neighbours are gathered from one dense product, not from the features.
+
+    Of large grids that product of all pairs would be larger than the gathered features, and slower.
+    """
+    if table.indices.shape[1] * features.shape[2] < features.shape[1]:
+        return neighbour_similarity_reference(features, table)
     f = F.normalize(features.float(), dim=-1)
     with torch.autocast(f.device.type, enabled=False):  # in bfloat16 many neighbours would tie
         dense = f @ f.transpose(1, 2)  # [B, N, N]
