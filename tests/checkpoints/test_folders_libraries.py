@@ -107,7 +107,8 @@ def test_transformers_folder_gives_its_features(kind: str, tmp_path: Path) -> No
     assert (encoder.mean, encoder.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert_features(encoder, images, *features_of_transformers(model, images))
     with dry_run():
-        assert load_encoder(str(tmp_path))[0].backbone.config == encoder.backbone.config
+        for source in (tmp_path, tmp_path / "model.safetensors"):
+            assert load_encoder(str(source))[0].backbone.config == encoder.backbone.config
 
 
 REFUSED = {
@@ -163,7 +164,8 @@ def test_timms_folder_gives_its_features(name: str, tmp_path: Path) -> None:
     images = torch.randn(1, 3, 3 * p, 5 * p, generator=torch.manual_seed(1))  # positions are interpolated timm's way
     assert_features(encoder, images, *features_of_timm(model, images, encoder))
     with dry_run():
-        assert load_encoder(str(tmp_path))[0].backbone.config == encoder.backbone.config
+        for source in (tmp_path, tmp_path / "model.safetensors"):
+            assert load_encoder(str(source))[0].backbone.config == encoder.backbone.config
     if name.startswith("test_") or name.endswith("of_tests"):  # of the others ours is built, not timm's
         with pytest.raises(ValueError, match=r"num_heads is 4, but .* has its own"):
             load_encoder(str(tmp_path), LoadConfig(num_heads=4))

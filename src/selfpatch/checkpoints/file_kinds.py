@@ -20,7 +20,7 @@ MAX_INDEX = 64 << 20
 
 _HEAD = 512
 _TORCH_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
-"""Number at the begin of files that torch.save wrote before it wrote zip archives."""
+"""Number at the start of files that torch.save wrote before it wrote zip archives."""
 _AGAIN = "download or copy it again"
 _UNPACK = "unpack it first"
 

@@ -158,5 +158,5 @@ def _json(path: Path) -> Mapping[str, Any]:
         return {}
     content = read_json(path)
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path} does not describe a network in JSON; download it again, or name the file of weights")
+        raise ValueError(f"{path} does not describe a network in JSON; download it again, or remove it")
     return content

@@ -103,8 +103,10 @@ def map_keys(raw: Mapping[str, Tensor], side: Side, source: str) -> tuple[dict[s
             f"{source} holds an EVA-02, whose rotary positions no tensor shows; give it as timm:NAME, or the folder of "
             "timm's with its config.json"
         )
-    cls_token, positions = f"{TRUNK}cls_token", f"{TRUNK}pos_embed"
-    if keys.get(f"{TRUNK}reg_token", "").endswith("register_tokens") and {cls_token, positions} <= state.keys():
+    cls_token, positions, registers = (f"{TRUNK}{name}" for name in ("cls_token", "pos_embed", "reg_token"))
+    if registers in state and not state[registers].numel():  # transformers' DINOv3 saves them where it has none
+        del state[registers]
+    if keys.get(registers, "").endswith("register_tokens") and {cls_token, positions} <= state.keys():
         # DINOv2 with registers stores a position of the CLS token, which timm adds to the token itself.
         state[cls_token] = state[cls_token] + state[positions][:, :1]
         state[positions] = state[positions][:, 1:]
@@ -223,7 +225,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def move_patch_merging(key: str, by: int) -> str:
-    """Return a Swin's key with patch merging moved from the end of a stage (original) to the next one's begin (timm).
+    """Return a Swin's key with patch merging moved from the end of a stage (original) to the next stage (timm).
 
     Args:
         key: any key.

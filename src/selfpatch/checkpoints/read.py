@@ -13,7 +13,7 @@ from torch import Tensor
 
 from selfpatch.checkpoints.architecture import CANNOT_BE_BUILT, check_architecture
 from selfpatch.checkpoints.config import DEFAULTS, LoadConfig, Side
-from selfpatch.checkpoints.folders import described, timm_architecture, weights_file
+from selfpatch.checkpoints.folders import FILES, described, timm_architecture, weights_file
 from selfpatch.checkpoints.hub import hub_folder
 from selfpatch.checkpoints.infer_config import infer_backbone_config
 from selfpatch.checkpoints.key_mapping import TRUNK, known_num_heads, map_keys
@@ -93,7 +93,8 @@ def _read_path(given: Path, side: Side) -> Weights:
     path = weights_file(given)
     source, files = str(path), files_of(path)
     content, metadata = read_file(path)
-    folder = path.parent if given.is_dir() or len(files) > 1 else None
+    # The same file may be named instead of its folder, of which config.json tells what no tensor does.
+    folder = path.parent if given.is_dir() or len(files) > 1 or path.name in FILES else None
     of_run = isinstance(content, Mapping) and {"pretrainer", "shape"} <= content.keys()
     tensors = find_state_dict({"state_dict": content["pretrainer"]} if of_run else content, side, source)
     check_size(tensors, sum(file.stat().st_size for file in files), source)

@@ -35,6 +35,7 @@ SHAPES: dict[str, AnyBackboneConfig] = {
     "vit with registers": replace(VIT, num_registers=3),
     "vit with rotary positions": replace(VIT, rope=True, num_registers=3, layer_scale=True),
     "gated vit with rotary positions": replace(VIT, rope=True, num_registers=2, mlp="swiglu", mlp_width=24),
+    "vit with a width that a ratio rounds down": replace(VIT, embed_dim=88, mlp_width=120),
     "vit of five channels": replace(VIT, in_channels=5, mean=(0.4,) * 5, std=(0.2,) * 5),
     "swin": SWIN,
     "resnet": RESNET,
@@ -122,6 +123,16 @@ def test_our_own_file_loads_back_with_its_pool(pool: bool, tmp_path: Path) -> No
     assert torch.equal(loaded.patches(images), encoder.patches(images))
     with safe_open(file, "pt") as opened:
         assert json.loads(opened.metadata()["shape"])["num_heads"] == 4
+
+
+def test_transformers_empty_registers_load_back_as_none(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    config = replace(VIT, rope=True)
+    encoder, images = encoder_of(config), images_for(config)
+    export(encoder, "hf", tmp_path / "out")
+    loaded, _ = load_encoder(str(tmp_path / "out"))
+    assert loaded.backbone.config == replace(config, layer_scale=True)  # of ones
+    close(loaded.patches(images), encoder.patches(images))
 
 
 BELOW_A_POOL: dict[str, AnyBackboneConfig] = {

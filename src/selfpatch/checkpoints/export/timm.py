@@ -133,7 +133,7 @@ def _vit(config: ViTConfig, state: Mapping[str, Tensor]) -> tuple[str, dict[str,
     }
     if config.rope:
         return "vit_small_patch16_dinov3_qkvb", common | {
-            "mlp_ratio": config.inner_width / config.embed_dim,
+            "mlp_ratio": _mlp_ratio(config.inner_width, config.embed_dim),
             "swiglu_mlp": config.mlp == "swiglu",
             "swiglu_align_to": 1 if config.mlp == "swiglu" else 0,  # the gate then has a layer of its own
             "num_reg_tokens": config.num_registers,
@@ -144,13 +144,19 @@ def _vit(config: ViTConfig, state: Mapping[str, Tensor]) -> tuple[str, dict[str,
     # JSON cannot name the class of a gated MLP, which this model has.
     gated, size = config.mlp == "swiglu", _VIT_SIZES.get(config.embed_dim, "small")
     return "vit_giant_patch14_dinov2" if gated else f"vit_{size}_patch16_224", common | {
-        "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / config.embed_dim,
+        "mlp_ratio": _mlp_ratio(state["blocks.0.mlp.fc1.weight"].shape[0], config.embed_dim),
         "reg_tokens": config.num_registers,
         "no_embed_class": config.num_registers > 0,
         "fc_norm": False,
         "final_norm": config.final_norm,
         "init_values": 1e-5 if config.layer_scale else 0.0,
     }
+
+
+def _mlp_ratio(width: int, dim: int) -> float:
+    """Return the ratio from which timm, which rounds their product down, computes the inner width of an MLP."""
+    exact = int(dim * (width / dim)) == width
+    return (width if exact else width + 0.5) / dim
 
 
 def _description(config: AnyBackboneConfig, state: Mapping[str, Tensor]) -> dict[str, Any]:
