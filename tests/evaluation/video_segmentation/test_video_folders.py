@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConf
 from selfpatch.evaluation.video_segmentation.dataset import open_clips
 from selfpatch.evaluation.video_segmentation.evaluate import evaluate
 from selfpatch.evaluation.video_segmentation.video_folders import VideoClip
+from selfpatch.evaluation.video_segmentation.visualize import Frame
 from tests.evaluation.video_segmentation.conftest import write_videos
 from tests.evaluation.video_segmentation.test_propagation import Witness
 
@@ -92,6 +93,22 @@ def test_masks_for_a_server(tmp_path: Path) -> None:
         evaluate(MeanColour(8), data, CONFIG)
     with pytest.raises(ValueError, match="no sequence of toy, other has masks to score with"):
         evaluate(None, data, DAVISConfig(results=str(out / "results")))
+
+
+def test_captions_name_the_frames_in_which_objects_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    captions: list[list[str]] = []
+
+    def strip(frames: Sequence[Frame]) -> Image.Image:
+        captions.append([frame.caption for frame in frames])
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr("selfpatch.evaluation.video_segmentation.evaluate.strip", strip)
+    evaluate(None, write_videos(tmp_path / "vos", frames=5) / "valid", CONFIG, Output(tmp_path / "out"))
+    names = [f"frame {number:05d}" for number in (0, 5, 10, 15, 20)]
+    assert captions == [
+        [names[0], f"{names[1]} (given)", names[2], f"{names[3]} (given)", names[4]],
+        [f"{names[0]} (given)", *names[1:]],
+    ]
 
 
 def test_written_masks_have_the_same_scores(tmp_path: Path) -> None:

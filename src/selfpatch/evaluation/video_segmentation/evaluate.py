@@ -126,7 +126,7 @@ def _score_clip(
         if output.folder is not None and clip.is_written(frame):
             write_mask(output.folder / "results" / clip.name / f"{name}.png", clip.stored(mask))
         if output.folder is not None and frame in of_strip:
-            shown.append(Frame(f"frame {name}" + " (given)" * (frame == 0), clip.image(frame), mask))
+            shown.append(Frame(f"frame {name}" + " (given)" * (frame in clip.starts), clip.image(frame), mask))
         output.progress(clip.name, done + frame + 1, total)
     pictures = [] if output.folder is None else [save_picture(output.folder, clip.name, strip(shown))]
     return object_rows(clip, scores), pictures
