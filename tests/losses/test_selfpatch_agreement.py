@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from selfpatch.config.run import RunConfig
 from selfpatch.config.sections import OptimizerConfig
 from selfpatch.losses.memory_bank import MemoryBank
-from selfpatch.losses.selfpatch import SelfPatchConfig, key_patches
+from selfpatch.losses.selfpatch import Agreement, SelfPatchConfig, key_patches
 from selfpatch.methods.patch.selfpatch import SelfPatch
 from selfpatch.training.factory import make_student_teacher
 from selfpatch.training.trainer import training_step
@@ -214,3 +214,15 @@ def test_a_step_with_a_contrastive_method_reaches_every_parameter(method: str, a
     assert still == [], "a parameter without gradient stops DDP"
     queues: list[nn.Module] = [module for module in student_teacher.modules() if isinstance(module, MemoryBank)]
     assert len(queues) == 2 * (method == "moby") + (agreement == "contrast")
+
+
+@pytest.mark.parametrize("agreement", ["cosine", "contrast"])
+def test_patches_are_averaged_in_float32_under_autocast(agreement: Any) -> None:
+    torch.manual_seed(0)
+    criterion = Agreement(5, SelfPatchConfig(agreement=agreement, hidden_dim=8, bottleneck_dim=5))
+    criterion.predictor = nn.Identity()  # nothing else is computed in bfloat16
+    patches, targets = ([torch.randn(6, n, 5) for n in (9, 4)] for _ in range(2))
+    heads, given = (nn.Identity(), nn.Identity()), {"teacher_temp": 0.04, "samples": torch.arange(2), "step": 0}
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = criterion(patches, targets, heads, **given)
+    torch.testing.assert_close(loss, criterion(patches, targets, heads, **given))

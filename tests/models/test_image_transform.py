@@ -60,8 +60,9 @@ def test_sizes() -> None:
     assert TRANSFORM([PIXELS, PIXELS[:30]], size=30).shape == (2, 3, 24, 24)
     assert TRANSFORM(PIXELS, size=(17, 33)).shape == (1, 3, 16, 32)
     assert TRANSFORM(PIXELS, size=np.int64(17)).shape == (1, 3, 16, 16)
-    with pytest.raises(ValueError, match=r"size is \(17,\); use a number of pixels, or height and width"):
-        TRANSFORM(PIXELS, size=(17,))  # type: ignore[arg-type]
+    for size in ((17,), 17.5, "17"):
+        with pytest.raises(ValueError, match=r"size is .*17.*; use a number of pixels, or height and width"):
+            TRANSFORM(PIXELS, size=size)  # type: ignore[arg-type]
     flat = np.full((40, 80, 3), 100, np.uint8)
     flat[:, 20:60] = 200
     square = TRANSFORM(flat, size=16)

@@ -159,8 +159,8 @@ class Agreement(nn.Module):
             return self.loss.sum_over_rows(predicted, wanted, weights, teacher_temp)
         queries, keys = l2_normalize(self.predictor(predicted)), l2_normalize(wanted)  # [n, E]
         if self.queue is None:
-            return -(weights @ (queries * keys).sum(-1))
-        loss = weights @ info_nce(queries, keys, self.queue.keys, self.config.temp)
+            return -(weights * (queries * keys).sum(-1)).sum()  # autocast would round a product of vectors
+        loss = (weights * info_nce(queries, keys, self.queue.keys, self.config.temp)).sum()
         self.queue.accumulate(self._entering_keys(keys, targets, samples, step))
         return loss
 

@@ -85,7 +85,7 @@ class ImageTransform:
 
     def _fitted(self, image: Tensor, size: int | tuple[int, int] | None) -> Tensor:
         """Return an image whose sides are multiples of the patch size."""
-        if size is not None and not isinstance(size, int) and len(size) != 2:
+        if size is not None and not isinstance(size, int) and not (isinstance(size, tuple | list) and len(size) == 2):
             raise ValueError(f"size is {size}; use a number of pixels, or height and width")
         height, width = (size, size) if isinstance(size, int) else size or image.shape[-2:]
         target = [side // self.patch_size * self.patch_size for side in (height, width)]

@@ -309,7 +309,7 @@ def test_inner_maps_lead_to_the_last_one(config: AnyBackboneConfig) -> None:
     assert torch.equal(backbone.maps(x, [1])[0], maps[0])
     strides = [x.shape[-1] // m.shape[2] for m in maps]
     assert strides == sorted(strides)
-    with pytest.raises(ValueError, match=rf"layer {count + 1} is asked for, but this {config.family} has 1 to {count}"):
+    with pytest.raises(ValueError, match=rf"layer is {count + 1}, but this {config.family} has 1 to {count}; use"):
         backbone.maps(x, [1, count + 1])
 
 
@@ -322,7 +322,7 @@ def test_tokens_of_the_last_blocks_are_normed() -> None:
     inner = backbone.maps(x, [2])[0]
     assert torch.equal(tokens[0].raw_patches, inner)
     assert torch.equal(tokens[0].patches, backbone.trunk.norm(inner))
-    with pytest.raises(ValueError, match="the last 4 blocks are asked for; the network has 3"):
+    with pytest.raises(ValueError, match="blocks is 4, but the network has 3; use 1 to 3"):
         backbone.last_tokens(x, 4)
 
 

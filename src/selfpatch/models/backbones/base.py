@@ -131,7 +131,7 @@ class Backbone(nn.Module):
         count = len(self.map_dims)
         for layer in layers:
             if not 1 <= layer <= count:
-                raise ValueError(f"layer {layer} is asked for, but this {self.config.family} has 1 to {count}")
+                raise ValueError(f"layer is {layer}, but this {self.config.family} has 1 to {count}; use one of these")
         height, width = images.shape[-2:]
         self.check_size(height, width, self.map_strides[max(layers) - 1])
         found = dict(self._maps(self.embed(images), max(layers)))

@@ -187,7 +187,7 @@ class ViT(Backbone):
             ValueError: there are not that many blocks.
         """
         if not 1 <= blocks <= self.num_layers:
-            raise ValueError(f"the last {blocks} blocks are asked for; the network has {self.num_layers}")
+            raise ValueError(f"blocks is {blocks}, but the network has {self.num_layers}; use 1 to {self.num_layers}")
         embedded = self.embed_visible(images)
         outputs = deque(self._outputs(embedded, self.num_layers), maxlen=blocks)
         return [self._tokens(raw, embedded) for raw in outputs]
