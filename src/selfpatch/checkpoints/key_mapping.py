@@ -214,9 +214,10 @@ def _mask_token_of_decoder(keys: Mapping[str, str], raw: Mapping[str, Tensor]) -
 
 def _is_eva02(keys: Collection[str], state: Mapping[str, Tensor]) -> bool:
     """Return whether a ViT has learned positions, no bias of keys and a gated MLP, as EVA-02 alone has."""
+    if not {f"{TRUNK}pos_embed", f"{TRUNK}blocks.0.attn.q_bias"} <= set(keys):
+        return False
     first, second = (state.get(f"{TRUNK}blocks.0.mlp.{name}.weight") for name in ("fc1", "fc2"))
-    gated = first is not None and second is not None and first.shape[:1] == (2 * second.shape[-1],)
-    return gated and {f"{TRUNK}pos_embed", f"{TRUNK}blocks.0.attn.q_bias"} <= set(keys)
+    return first is not None and second is not None and first.shape[:1] == (2 * second.shape[-1],)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
