@@ -36,7 +36,7 @@ class FinetuneSegmentationConfig(TrainedConfig):
         "imagenet_s_base": {"layer_decay": 0.6},
         "imagenet_s_base_tuned": {"lr": 1e-4, "layer_decay": 0.4},
         "small": {
-            "crop": 96, "short_side": 112, "batch_size": 8, "epochs": 20, "lr": 0.06, "warmup_epochs": 2.0,
+            "crop": 96, "short_side": 112, "batch_size": 8, "epochs": 20, "lr": 6e-3, "warmup_epochs": 2.0,
             "min_scale": 0.5, "layer_decay": 0.65, "drop_path": 0.0,
         },
     }  # fmt: skip
