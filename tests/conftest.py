@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from selfpatch.core.machine import num_cores
 from tests.helpers.workers import WorkerPool
 
 HERE = Path(__file__).parent
@@ -22,6 +23,11 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)  # beside other jobs, spinning threads make tiny steps crawl
     settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
     settings.load_profile("untimed")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than cores, as the tests that start processes wait for them."""
+    return num_cores() + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

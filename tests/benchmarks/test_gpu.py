@@ -120,7 +120,7 @@ def test_photographs_have_imagenets_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("only", [("tests", "end_to_end", "step"), ("parallel", "loader"), ("packing",)])
+@pytest.mark.parametrize("only", [("tests", "end_to_end", "step"), ("parallel", "loader")])
 def test_the_script_runs_on_a_cpu(only: tuple[str, ...], tmp_path: Path) -> None:
     environment = {**os.environ, "DEVICE": "cpu", "SIZE": "tiny", "OUT": str(tmp_path), "PYTHON": PYTHON}
     command = [str(ROOT / "benchmarks" / "gpu.sh"), "--seconds", "540", "--only", *only]

@@ -51,7 +51,7 @@ def test_the_command_reports_every_case(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_package_runs_one_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "davis.json"
-    arguments = ["davis", "--seconds", "0.05", "--device", "cpu", "--out", str(out)]
+    arguments = ["davis", "--model", "vit_tiny", "--seconds", "0.05", "--device", "cpu", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
     run.main()
     names = [case["name"] for case in json.loads(out.read_text())["cases"]]

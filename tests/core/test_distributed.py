@@ -10,6 +10,7 @@ import torch
 
 from selfpatch.core import distributed
 from selfpatch.core.failures import FailedElsewhere, FailedHere
+from selfpatch.core.signals import Terminated
 
 
 def test_every_function_is_the_identity_on_one_process() -> None:
@@ -76,16 +77,18 @@ class Store:
         (1, 0, RuntimeError("a bug"), RuntimeError),
         (0, 1, RuntimeError("Connection closed by peer"), FailedElsewhere),
         (1, 1, ValueError("no data"), FailedElsewhere),
+        (0, 0, Terminated(), Terminated),
+        (0, 1, Terminated(), FailedElsewhere),
     ],
 )
 def test_the_first_process_to_fail_says_why(
-    monkeypatch: pytest.MonkeyPatch, rank: int, failures: int, error: Exception, raised: type[Exception]
+    monkeypatch: pytest.MonkeyPatch, rank: int, failures: int, error: BaseException, raised: type[BaseException]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(distributed, "start", lambda device: None)
     monkeypatch.setattr(distributed, "rank", lambda: rank)
     monkeypatch.setattr(distributed, "_stores", [Store(failures)])
-    with pytest.raises(Exception) as caught, distributed.process_group("cpu"):  # noqa: PT011
+    with pytest.raises(BaseException) as caught, distributed.process_group("cpu"):  # noqa: PT011
         raise error
     assert type(caught.value) is raised
     if raised is FailedHere:

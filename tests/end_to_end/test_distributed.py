@@ -60,7 +60,7 @@ def _train(
             )
     return {
         "state": whole_state(student_teacher),
-        "taken": [outcome.finite for outcome in outcomes],
+        "taken": [bool(outcome.finite) for outcome in outcomes],
         "losses": torch.stack([outcome.values["loss"] for outcome in outcomes]),
     }
 
@@ -177,7 +177,7 @@ def defer_on_a_share(rank: int, bad_rank: int, parallel: str) -> tuple[list[bool
                 training_step(model, [views], optimizer, hp, OptimizerConfig(clip=0, clip_mode="tensor"), deferred=True)
             )
         states.append(whole_state(student_teacher))
-    return [outcome.finite for outcome in outcomes], states
+    return [bool(outcome.finite) for outcome in outcomes], states
 
 
 @pytest.mark.parametrize(("bad_rank", "parallel"), [(0, "ddp"), (1, "fsdp")])

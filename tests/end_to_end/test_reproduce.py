@@ -67,10 +67,9 @@ def dry(command: str, world: Path, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def kind_of(command: str) -> str:
-    """What sets commands apart: the recipe, or the evaluation with its method and preset."""
+    """What sets commands apart: the recipe, or the evaluation with its method."""
     arguments, _ = arguments_of(command)
-    named = ("--recipe", "--method", "--preset", "--head-layers")
-    chosen = [value_of(arguments, option) for option in named if option in arguments]
+    chosen = [value_of(arguments, option) for option in ("--recipe", "--method") if option in arguments]
     return " ".join([*arguments[: 1 if arguments[0] == "pretrain" else 2], *chosen])
 
 

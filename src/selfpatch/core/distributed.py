@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.failures import FailedElsewhere, FailedHere, Stopped, sentence_of
 from selfpatch.core.rendezvous import meet
+from selfpatch.core.signals import Terminated
 from selfpatch.core.torchrun import announced_rank, announced_world_size
 
 T = TypeVar("T")
@@ -94,8 +95,8 @@ def process_group(device: str) -> Iterator[None]:
     """Join the process group that torchrun announces while the block runs; a group that exists already is kept.
 
     If the block raises, the process does not wait for the others: it ends, and torchrun ends them. One process says
-    why: the first to fail, unless it is the main one, raises FailedHere, and those that fail in consequence, because a
-    process they wait for is gone, raise FailedElsewhere.
+    why: the first to fail, unless it is the main one, raises FailedHere, and those that fail or are terminated in
+    consequence raise FailedElsewhere.
     """
     joins = announced_world_size() > 1 and not is_distributed() and not in_dry_run()
     if joins:
@@ -104,6 +105,10 @@ def process_group(device: str) -> Iterator[None]:
     try:
         yield
     except Stopped:
+        raise
+    except Terminated:
+        if joins and _another_failed():  # torchrun then ends the others
+            raise FailedElsewhere from None
         raise
     except Exception as error:
         if joins and not fails_first():
@@ -129,6 +134,13 @@ def fails_first() -> bool:
         except RuntimeError:  # the process that held the store has failed
             _failed_first.append(False)
     return _failed_first[0]
+
+
+def _another_failed() -> bool:
+    try:
+        return bool(_stores) and _stores[0].add("failures", 0) > 0
+    except RuntimeError:  # the process that held the store has failed
+        return True
 
 
 def _store_of_group(timeout: datetime.timedelta) -> dist.Store | None:
