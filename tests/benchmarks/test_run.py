@@ -40,20 +40,17 @@ def test_an_emulated_type_is_left_out(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 @pytest.mark.slow
 def test_the_command_reports_every_case(tmp_path: Path) -> None:
-    photos = write_photos(tmp_path / "photos", 4)
     out = tmp_path / "bench.json"
-    assert main(f"bench ops loader --data {photos} --seconds 0.05 --device cpu --out {out}".split()) == 0
+    assert main(f"bench ops --seconds 0.05 --device cpu --out {out}".split()) == 0
     cases = {case["name"]: case for case in json.loads(out.read_text())["cases"]}
-    assert {"AdamW", "loss of all patches, 4,096 prototypes", "read, draw, render", "render"} <= set(cases)
+    assert {"AdamW", "loss of all patches, 4,096 prototypes"} <= set(cases)
     assert all(list(case["ways"]) for case in cases.values())
 
 
 @pytest.mark.slow
 def test_the_package_runs_one_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "davis.json"
-    arguments = ["davis", "--model", "vit_tiny", "--seconds", "0.05", "--device", "cpu", "--out", str(out)]
+    photos, out = write_photos(tmp_path / "photos", 4), tmp_path / "loader.json"
+    arguments = ["loader", "--data", str(photos), "--seconds", "0.05", "--device", "cpu", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
     run.main()
-    names = [case["name"] for case in json.loads(out.read_text())["cases"]]
-    assert len(names) == 3
-    assert all("30 x 53" in name or "DAVIS" in name or "evaluation of" in name for name in names)
+    assert "read, draw, render" in {case["name"] for case in json.loads(out.read_text())["cases"]}
