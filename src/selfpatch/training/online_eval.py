@@ -68,7 +68,8 @@ class OnlineEvaluator:
         self.bad, self.warnings = {}, []
         held_out, indices = data.held_out_index, data.held_out_indices
         self._pairs, self._baseline = self._make_pairs(held_out, indices, recipes, seed)
-        sheet_images = self._load(held_out, indices, config.picture_images, sheet_size(recipes[0], patch_size))
+        shown = evenly_spread(indices, config.picture_images)
+        sheet_images = self._load(held_out, shown, sheet_size(recipes[0], patch_size))
         self._sheet_images = None if sheet_images is None else sheet_images.images
         self._sheet_names = [] if sheet_images is None else [held_out.name(int(i)) for i in sheet_images.indices]
         self._warn_of_unreadable("held-out images", len(indices), "view matching and pictures are left out")
@@ -80,11 +81,11 @@ class OnlineEvaluator:
         if not data.index.classes or not _most_share_a_class(_labels(data.index, chosen)):
             return None
         num_bad = len(self.bad)
-        loaded = self._load(data.index, chosen, max_images, size)
+        loaded = self._load(data.index, chosen, size)
         self._warn_of_unreadable("images for k-NN", len(chosen), "k-NN is left out", first=num_bad)
         if loaded is None:
             return None
-        labels = _labels(data.index, loaded.indices)
+        labels = _labels(data.index, loaded.indices)  # of fewer images, if some cannot be read
         return (loaded.images, labels) if _most_share_a_class(labels) else None
 
     def _make_pairs(
@@ -104,13 +105,12 @@ class OnlineEvaluator:
             )
             return None, 0.0
 
-    def _load(self, index: ImageIndex, indices: np.ndarray, max_images: int, size: Size) -> LoadedImages | None:
-        """Return at most `max_images` images, evenly spread, or None if there are none or none can be read."""
-        if not max_images or not len(indices):
+    def _load(self, index: ImageIndex, indices: np.ndarray, size: Size) -> LoadedImages | None:
+        """Return the images of these indices that can be read, or None if there are none."""
+        if not len(indices):
             return None
-        chosen = evenly_spread(indices, max_images)
         try:
-            return load_images(index, chosen, size, channels=self._channels, on_bad=self._note_bad)
+            return load_images(index, indices, size, channels=self._channels, on_bad=self._note_bad)
         except NoneReadable:  # the loader decides how many unreadable images end the run
             return None
 

@@ -14,9 +14,9 @@ from tests.helpers.detect_data import tiny_encoder
 
 SMALL: dict[str, Any] = {
     "preset": "small", "train_split": "train2017", "test_split": "train2017", "short_sides": (128,), "long_side": 214,
-    "width": 32, "rois": 64, "proposals": 100, "anchor_scale": 3.0, "lr": 2e-3, "epochs": 34.0,
+    "width": 32, "rois": 64, "proposals": 100, "anchor_scale": 3.0, "lr": 2e-3, "epochs": 55.0,
 }  # fmt: skip
-CASCADE: dict[str, Any] = {"detector": "cascade", "box_loss": "giou", "rpn_loss": "smooth-l1", "epochs": 26.0}
+CASCADE: dict[str, Any] = {"detector": "cascade", "box_loss": "giou", "rpn_loss": "smooth-l1", "epochs": 44.0}
 """With the linear heads of Mask R-CNN: convolutional ones need several times as many steps."""
 
 
@@ -45,4 +45,4 @@ def test_eight_images_are_learned_by_heart(settings: dict[str, Any], data_dir: P
     encoder = tiny_encoder(embed_dim=64, depth=2, num_heads=2, grid=14)
     config = DetectionConfig.from_settings({**SMALL, **settings})
     metrics = evaluate(encoder, eight_images(data_dir / "coco_mini", tmp_path), config).metrics
-    assert metrics["box AP50"] > 0.35  # 0.47 and 0.49 when measured
+    assert metrics["box AP50"] > 0.5

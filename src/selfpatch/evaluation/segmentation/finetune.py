@@ -83,8 +83,7 @@ def fit_network(
         network = PatchSegmenter(backbone, len(train.classes), config.seed).to(encoder.device)
     learned: dict[str, Any] = {}
     if output.folder is not None:
-        data = {"training_data": train.fingerprint(), "network": encoder_identity(encoder)}
-        learned = {**config.learned(), **data}
+        learned = {**config.learned(), "training_data": train.fingerprint(), "network": encoder_identity(encoder)}
     _train(network, encoder, batches, config, learned, output)
     return _fitted(network.eval(), encoder, config)
 
