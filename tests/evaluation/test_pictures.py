@@ -7,13 +7,21 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from selfpatch.evaluation.pictures import LINE_HEIGHT, WIDEST, save_picture, scaled_to_height, with_legend
+from selfpatch.evaluation.pictures import LINE_HEIGHT, WIDEST, numbered, save_picture, scaled_to_height, with_legend
 
 
 def test_names_with_folders_and_spaces(tmp_path: Path) -> None:
     for name in ("a", "b c/d (1)"):
         assert save_picture(tmp_path, name, Image.new("RGB", (2, 2))) == f"pictures/{name}.jpg"
         assert (tmp_path / "pictures" / f"{name}.jpg").is_file()
+
+
+def test_names_of_items_are_told_apart_and_fit_every_file_system(tmp_path: Path) -> None:
+    assert numbered(3, "a/b.jpg") == "00003-a_b"
+    assert numbered(4, "a_b.png") == "00004-a_b"
+    assert numbered(5, '../a:b?"*') == "00005-.._a_b___"
+    long = numbered(6, "\U0001d504" * 300 + ".jpg")
+    assert save_picture(tmp_path, long, Image.new("RGB", (2, 2))) == f"pictures/{long}.jpg"
 
 
 def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:

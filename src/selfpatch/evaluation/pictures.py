@@ -1,8 +1,9 @@
 """Pictures that evaluations draw: images side by side, matches between them, and the files they are written to."""
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -26,6 +27,8 @@ def side_by_side(panels: Sequence[Image.Image], captions: Sequence[str] = ()) ->
     return Image.fromarray(np.hstack([np.asarray(panel) for panel in panels]))
 
 
+MAX_NAME_LENGTH = 50
+"""Largest number of characters of an item's name in the name of its picture, of at most four bytes each."""
 WIDEST = 16
 """Largest width of an image in a picture, in heights."""
 
@@ -105,8 +108,20 @@ def _disk(centre: np.ndarray, radius: int = RADIUS) -> list[float]:
     return [*(centre - radius), *(centre + radius)]
 
 
+def numbered(number: int, name: str) -> str:
+    """Return the name of an item's picture, `00003-dogs_1`: its number keeps it apart, whatever the items are called.
+
+    The name may have folders and an ending, and characters that some file systems do not have.
+    """
+    plain = re.sub(r"[^\w .()+-]", "_", PurePosixPath(name).with_suffix("").as_posix())
+    return f"{number:05d}-{plain[-MAX_NAME_LENGTH:]}"
+
+
 def save_picture(out: Path, name: str, picture: Image.Image) -> str:
-    """Write a picture as out/pictures/NAME.jpg, where the name may have folders; return its path relative to `out`."""
+    """Write a picture as out/pictures/NAME.jpg, where the name may have folders; return its path relative to `out`.
+
+    Names of items go through `numbered`: two may differ only by a folder or an ending.
+    """
     relative = path_below(Path("pictures"), f"{name}.jpg", "the data set").as_posix()
     with clear_error(out / relative):
         (out / relative).parent.mkdir(parents=True, exist_ok=True)

@@ -11,13 +11,14 @@ from PIL import ImageDraw
 from selfpatch.evaluation.detection.config import DetectionConfig
 from selfpatch.evaluation.detection.dataset import open_split
 from selfpatch.evaluation.detection.evaluate import evaluate
-from selfpatch.evaluation.detection.visualize import draw_detections, draw_truth
+from selfpatch.evaluation.detection.visualize import draw_detections, draw_truth, save_pictures
 from selfpatch.evaluation.result import Output
 from tests.helpers.detect_data import (
     QUICK,
     rle,
     tiny_encoder,
     truth_rows,
+    write_split,
 )
 
 pytest.importorskip("pycocotools.coco")
@@ -28,10 +29,24 @@ def test_pictures_are_listed_and_written(data: Path, tmp_path: Path) -> None:
     result = evaluate(
         tiny_encoder(), data, DetectionConfig.from_settings({**QUICK, "max_pictures": 2}), Output(tmp_path / "out")
     )
-    assert result.pictures == ["pictures/000000000000.jpg", "pictures/000000000002.jpg"]
+    assert result.pictures == ["pictures/00000-000000000000.jpg", "pictures/00002-000000000002.jpg"]
     assert all((tmp_path / "out" / path).is_file() for path in result.pictures)
     assert set(result.per_image) == {"000000000000.png", "000000000001.png"}
     assert not evaluate(tiny_encoder(), data, DetectionConfig.from_settings(QUICK)).pictures
+
+
+def test_names_that_differ_by_a_folder_or_an_ending_keep_their_pictures(tmp_path: Path) -> None:
+    write_split(tmp_path, "val", images=3)
+    (tmp_path / "val" / "a").mkdir()
+    file = tmp_path / "annotations" / "instances_val.json"
+    text = file.read_text()
+    for number, name in enumerate(("a/b.png", "a_b.png", "a_b.bmp")):
+        text = text.replace(f"{number:012d}.png", name)
+        (tmp_path / "val" / f"{number:012d}.png").rename(tmp_path / "val" / name)
+    file.write_text(text)
+    split = open_split(tmp_path, "val")
+    pictures = save_pictures(tmp_path, split, [], [], 3)
+    assert len({(tmp_path / path).read_bytes() for path in pictures}) == 3
 
 
 def test_a_picture_shows_box_and_mask_of_what_is_sure(data: Path) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.evaluation.object_discovery.dataset import open_images
 from selfpatch.evaluation.object_discovery.evaluate import evaluate
+from selfpatch.evaluation.result import Output
 from tests.evaluation.object_discovery.conftest import ColourAgainstGround, square
 
 
@@ -59,6 +60,7 @@ def write_coco(root: Path, names: list[str], split: str = "train2014") -> Path:
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     (root / split).mkdir()
     for name in names:
+        (root / split / name).parent.mkdir(exist_ok=True)
         Image.fromarray(square(24, 16, 64, 48)).save(root / split / name, quality=100)
     boxes = [[24.4, 15.6, 39.7, 32.3], [0, 0, 4, 4]]
     table = {
@@ -105,6 +107,23 @@ def test_coco_and_a_list_of_its_images(tmp_path: Path) -> None:
     assert len(open_images(coco, ObjectDiscoveryConfig(split="val2014"))) == 1
     with pytest.raises(ValueError, match="has: train2014, val2014; name one"):
         open_images(coco, ObjectDiscoveryConfig(split="test"))
+
+
+def test_images_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
+    coco = write_coco(tmp_path / "coco", ["a/1.jpg", "b/1.jpg", "b/2.jpg"])
+    assert [image.name for image in open_images(coco, ObjectDiscoveryConfig())] == ["a/1", "b/1", "b/2"]
+    listed = tmp_path / "list.txt"
+    listed.write_text("train2014/b/1.jpg\na/1\n")
+    config = ObjectDiscoveryConfig(image_list=str(listed), methods=("lost",))
+    (tmp_path / "out").mkdir()
+    result = evaluate(ColourAgainstGround(8), coco, config, Output(tmp_path / "out"))
+    assert list(result.per_image) == ["b/1", "a/1"]
+    assert result.pictures == ["pictures/00000-b_1.jpg", "pictures/00001-a_1.jpg"]
+    listed.write_text("1.jpg\n")
+    with pytest.raises(ValueError, match="names 1 image that the data set does not have"):
+        open_images(coco, config)
+    coco = write_coco(tmp_path / "endings", ["1.jpg", "1.png"])
+    assert [image.name for image in open_images(coco, ObjectDiscoveryConfig())] == ["1.jpg", "1.png"]
 
 
 def test_words_for_data_that_are_not_as_they_should_be(voc: Path, tmp_path: Path) -> None:

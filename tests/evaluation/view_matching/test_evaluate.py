@@ -70,7 +70,7 @@ def test_a_result(pictures: Path, tmp_path: Path) -> None:
     assert 0 < result.metrics["baseline:chance"] < 9 / 64
     assert result.settings.items() >= {"images": 6, "unreadable": 0, "patch_size": 4, "data": str(pictures)}.items()
     assert "encode_batch" not in result.settings
-    assert result.pictures == ["pictures/000000.jpg", "pictures/000005.jpg"]
+    assert result.pictures == [f"pictures/0000{i}-{i}.jpg" for i in (0, 5)]
     assert all((out / picture).is_file() for picture in result.pictures)
 
 

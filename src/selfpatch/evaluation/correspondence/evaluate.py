@@ -28,7 +28,7 @@ from selfpatch.evaluation.correspondence.metrics import (
 )
 from selfpatch.evaluation.correspondence.visualize import draw_matches
 from selfpatch.evaluation.degenerate import check_patches
-from selfpatch.evaluation.pictures import save_picture
+from selfpatch.evaluation.pictures import numbered, save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.workload import Workload
@@ -128,7 +128,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: CorrespondenceConfig, o
         if output.folder is not None and number in drawn:
             images = cache.picture(pair.source), cache.picture(pair.target)
             picture = draw_matches(*images, pair, found, correct[len(correct) // 2])
-            pictures.append(save_picture(output.folder, pair.name.replace(":", "_"), picture))
+            pictures.append(save_picture(output.folder, numbered(number, pair.name), picture))
         output.progress(pair.category, done, len(share))
     scored, baseline, pictures = gather(scored), gather(baseline), gather(pictures)
     rows, baseline_rows = (category_rows(some, config.alphas) for some in (scored, baseline))

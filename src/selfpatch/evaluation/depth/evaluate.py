@@ -31,7 +31,7 @@ from selfpatch.evaluation.depth.metrics import METRICS, depth_metrics, eigen_mas
 from selfpatch.evaluation.depth.visualize import draw_depth
 from selfpatch.evaluation.encoders import require_rgb
 from selfpatch.evaluation.identity import encoder_identity
-from selfpatch.evaluation.pictures import save_picture
+from selfpatch.evaluation.pictures import numbered, save_picture
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.sharding import share_of
@@ -189,7 +189,7 @@ def _score(
         values.append((test.names[i], depth_metrics(prediction, depth, mask, limits=limits, align=config.align)))
         if output.folder is not None and i in drawn:
             picture = draw_depth(image, metres, prediction.numpy(), *limits)
-            pictures.append(save_picture(output.folder, f"{i:05d}", picture))
+            pictures.append(save_picture(output.folder, numbered(i, test.names[i]), picture))
         output.progress("scoring", done, len(share))
     return gather(values), gather(pictures)
 

@@ -1,7 +1,7 @@
 """Pictures of detections: boxes, masks and classes over the image, beside the annotated ones."""
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.detection.dataset import Instance, Split
 from selfpatch.evaluation.detection.masks import Rle, packed, to_pixels
 from selfpatch.evaluation.detection.predictions import Row, rows_by_image
-from selfpatch.evaluation.pictures import save_picture, side_by_side
+from selfpatch.evaluation.pictures import numbered, save_picture, side_by_side
 from selfpatch.visualization.layout import SERIES
 
 MIN_SCORE = 0.5
@@ -41,9 +41,8 @@ def save_pictures(out: Path, split: Split, boxes: Sequence[Row], masks: Sequence
             "annotated": draw_truth(pixels, split, image.instances),
             f"detected with a score of {MIN_SCORE:g} or more": draw_detections(pixels, split, *rows),
         }
-        name = PurePosixPath(image.name).with_suffix("").as_posix().replace("/", "_")
         sheet = side_by_side([*panels.values()], [*panels])
-        written.append(save_picture(out, name, sheet))
+        written.append(save_picture(out, numbered(index, image.name), sheet))
     return written
 
 

@@ -28,7 +28,7 @@ from selfpatch.evaluation.geometric_correspondence.metrics import (
 )
 from selfpatch.evaluation.geometric_correspondence.views import Surface, load_surface
 from selfpatch.evaluation.geometric_correspondence.visualize import draw_matches
-from selfpatch.evaluation.pictures import save_picture
+from selfpatch.evaluation.pictures import numbered, save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.workload import Workload
@@ -107,7 +107,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: NAVIConfig, output: Out
             of_both = (recalls(found, both, pair, config) for found in (matches, by_position))
             scored.append(ScoredPair(name, first.angle_to(second), *of_both))
             if output.folder is not None and number in drawn:
-                pictures.append(_draw(output.folder, name, matches, both, pair, config))
+                pictures.append(_draw(output.folder, numbered(number, name), matches, both, pair, config))
         output.progress(first.subject, done, len(share))
     scored, pictures = gather(scored), gather(pictures)
     if not scored:

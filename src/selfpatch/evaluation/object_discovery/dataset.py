@@ -131,20 +131,32 @@ def _coco_images(root: Path, tables: list[Path], split: str | None) -> Iterator[
     folders = [folder for folder in (root / chosen, root / "images" / chosen, root / "images") if folder.is_dir()]
     if not folders:
         raise ValueError(f"{root} has no folder {chosen}/ or images/{chosen}/ with the images of {path.name}; add it")
-    for image in table["images"]:
-        number, file = image["id"], path_below(folders[0], image["file_name"], f"image {image['id']} of {path}")
-        yield LabelledImage(file.stem, file, tuple(boxes[number]), str(number))
+    numbers = [image["id"] for image in table["images"]]
+    files = [path_below(folders[0], image["file_name"], f"image {image['id']} of {path}") for image in table["images"]]
+    for number, file, name in zip(numbers, files, _distinct_names(files, folders[0]), strict=True):
+        yield LabelledImage(name, file, tuple(boxes[number]), str(number))
+
+
+def _distinct_names(files: list[Path], folder: Path) -> list[str]:
+    """Return the path of each file below the folder, without its ending unless this tells files apart."""
+    paths = [file.relative_to(folder) for file in files]
+    names = [path.with_suffix("").as_posix() for path in paths]
+    return names if len({*names}) == len(names) else [path.as_posix() for path in paths]
 
 
 def _listed(images: list[LabelledImage], path: Path) -> list[LabelledImage]:
     """Return the images that a file names, in its order."""
     if not path.is_file():
         raise ValueError(f"there is no list of images {path}; give a text file with one name per line")
-    by_name = {image.name: image for image in images}
+    by_stem = {PurePosixPath(image.name).stem: image for image in images}
+    by_name = by_stem if len(by_stem) == len(images) else {}  # a stem of two images names neither
+    by_name |= {image.name: image for image in images}
     by_name |= {image.coco_id: image for image in images if image.coco_id is not None}
     chosen, unknown = {}, []
     for number, line in numbered_lines(path):
-        names = line, PurePosixPath(line).name, PurePosixPath(line).stem, PurePosixPath(line).stem.lstrip("0")
+        given = PurePosixPath(line)
+        ends = ["/".join(given.parts[first:]) for first in range(len(given.parts))]
+        names = [*ends, *(end.removesuffix(given.suffix) for end in ends), given.stem.lstrip("0")]
         known = next((by_name[name] for name in names if name in by_name), None)
         if known is None:
             unknown.append(f"line {number} is {line!r}")

@@ -24,7 +24,7 @@ from selfpatch.evaluation.object_discovery.metrics import (
     whole_image,
 )
 from selfpatch.evaluation.object_discovery.visualize import draw_boxes
-from selfpatch.evaluation.pictures import save_picture
+from selfpatch.evaluation.pictures import numbered, save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.workload import Workload
@@ -126,7 +126,8 @@ def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, 
         baselines = {name: [baseline(*pixels.shape[1:])] for name, baseline in BASELINES.items()}
         scored.append((image.name, {**found, **baselines}))
         if output.folder is not None and number < config.max_pictures:
-            pictures.append(save_picture(output.folder, image.name, draw_boxes(pixels, image.boxes, found)))
+            picture = draw_boxes(pixels, image.boxes, found)
+            pictures.append(save_picture(output.folder, numbered(number, image.name), picture))
         output.progress("images", done, len(share))
     scored, pictures = gather(scored), gather(pictures)
     truth = [image.boxes for image in images]

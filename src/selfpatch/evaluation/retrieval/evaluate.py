@@ -18,7 +18,7 @@ from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.degenerate import check_images
 from selfpatch.evaluation.encoders import in_precision, require_rgb
 from selfpatch.evaluation.feature_cache import cached
-from selfpatch.evaluation.pictures import save_picture
+from selfpatch.evaluation.pictures import numbered, save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result
 from selfpatch.evaluation.retrieval.config import RetrievalConfig
 from selfpatch.evaluation.retrieval.dataset import Box, Query, RetrievalSet, open_retrieval
@@ -168,5 +168,5 @@ def _pictures(images: RetrievalSet, rankings: Tensor, config: RetrievalConfig, o
         marks = ranked_marks(rankings[i].cpu(), query, DRAWN)
         ranked = [(read_image(images.database[image]), positive) for image, positive in marks]
         shown = _open(query.image, query.box if config.crop_queries else None)
-        paths.append(save_picture(folder, f"{i:03d}", draw_ranking(shown, ranked)))
+        paths.append(save_picture(folder, numbered(i, query.name), draw_ranking(shown, ranked)))
     return gather(paths)

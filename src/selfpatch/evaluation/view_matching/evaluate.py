@@ -14,7 +14,7 @@ from selfpatch.data.images import NoneReadable, evenly_spread
 from selfpatch.data.sources.index import ImageIndex
 from selfpatch.evaluation.degenerate import check_patches
 from selfpatch.evaluation.encoders import dense_encoder
-from selfpatch.evaluation.pictures import save_picture
+from selfpatch.evaluation.pictures import numbered, save_picture
 from selfpatch.evaluation.result import NO_OUTPUT, Cell, Output, Result, unreadable_note
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.view_matching.config import ViewMatchingConfig
@@ -97,7 +97,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: ViewMatchingConfig, out
             for i, image in enumerate(batch[read].tolist()):
                 if output.folder is not None and image in drawn:
                     picture = draw_matches(pairs, matches, i, encoder.patch_size)
-                    pictures.append(save_picture(output.folder, f"{image:06d}", picture))
+                    pictures.append(save_picture(output.folder, numbered(image, names[i]), picture))
         output.progress("images", int(batch[-1] - mine[0][0]) + 1, int(mine[-1][-1] - mine[0][0]) + 1)
     counts_of, pictures, errors = gather(counts_of), gather(pictures), gather(errors)
     if not counts_of:
