@@ -250,6 +250,23 @@ def test_batch_norm_is_over_the_global_batch(pool: WorkerPool) -> None:
         torch.testing.assert_close(got, norm.weight.grad, rtol=1e-4, atol=1e-5)
 
 
+def normalise_rows_of_some_processes(rank: int, owners: tuple[int, ...]) -> dict[str, Tensor]:
+    norm = BatchNorm(3, running_statistics=True)
+    norm(wide_rows() if rank in owners else wide_rows()[:0])
+    norm.update()
+    return dict(norm.named_buffers())
+
+
+@pytest.mark.parametrize("owners", [(), (0,), (1,)])
+def test_running_statistics_are_of_the_processes_that_have_rows(pool: WorkerPool, owners: tuple[int, ...]) -> None:
+    """As of one process that has them all; without any row they stay, in place of moving towards 0."""
+    alone = BatchNorm(3, running_statistics=True)
+    alone(wide_rows() if owners else wide_rows()[:0])
+    alone.update()
+    for found in pool.run(normalise_rows_of_some_processes, owners):
+        torch.testing.assert_close(found, dict(alone.named_buffers()), rtol=1e-4, atol=1e-5)
+
+
 def observe_a_share(rank: int) -> Tensor:
     center = Center(3, momentum=0.9)
     for row in rows().float()[2 * rank : 2 * (rank + 1)]:

@@ -17,7 +17,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         assert self.momentum is not None
         assert self.num_batches_tracked is not None
-        normed, mean, variance = normalise_over_processes(x, self.weight, self.bias, self.eps)
+        normed, mean, variance, _ = normalise_over_processes(x, self.weight, self.bias, self.eps)
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance, self.momentum)

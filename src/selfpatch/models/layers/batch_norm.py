@@ -50,23 +50,23 @@ class BatchNorm(DeferredState):
         # With momentum 1, torch writes the batch's own statistics without a second pass over the data.
         mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_mean)
         normed = F.batch_norm(x, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
-        self.accumulated.append((mean, variance))
+        self.accumulated.append((mean, variance, 1))
         return normed
 
     def _over_all_processes(self, x: Tensor) -> Tensor:
-        normed, mean, variance = normalise_over_processes(x, self.weight, self.bias, self.eps)
+        normed, mean, variance, rows = normalise_over_processes(x, self.weight, self.bias, self.eps)
         if self.running_mean is not None:
-            self.accumulated.append((mean, variance))
+            self.accumulated.append((mean, variance, (rows > 0).long()))
         return normed
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the running statistics by one batch after the other."""
-        for mean, variance in self.accumulated:
+        """Move the running statistics by one batch after the other; those without rows on any process do not count."""
+        for mean, variance, counts in self.accumulated:
             mean_so_far, variance_so_far, count = self.buffers()
-            mean_so_far.lerp_(mean, self.momentum)
-            variance_so_far.lerp_(variance, self.momentum)
-            count += 1
+            mean_so_far.lerp_(mean, self.momentum * counts)
+            variance_so_far.lerp_(variance, self.momentum * counts)
+            count += counts
         self.discard()
 
 
@@ -95,21 +95,23 @@ class BatchNorm2d(BatchNorm):
 
 def normalise_over_processes(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalise x [n, D, ...] over all but dimension 1 of the global batch; n may differ between processes.
 
-    Return the result, and the mean [D] and the unbiased variance [D] without gradient.
+    Return the result, and the mean [D], the unbiased variance [D] and the number of global rows [] without gradient.
+    Without rows, mean and variance are 0; of a single row, the variance is.
     """
     batch = [0, *range(2, x.ndim)]
     per_channel = (1, -1, *[1] * (x.ndim - 2))
     x32 = x.float()
     own_count = x32.new_full((1,), x.numel() // x.shape[1])
     totals = all_reduce_sum_with_gradient(torch.cat([x32.sum(batch), own_count]))
-    count = totals[-1].detach().clamp(min=2.0)
+    rows = totals[-1].detach()
+    count = rows.clamp(min=1.0)
     mean = totals[:-1] / count
     centred = x32 - mean.view(per_channel)
     variance = all_reduce_sum_with_gradient(centred.square().sum(batch)) / count
     normed = centred * torch.rsqrt(variance + eps).view(per_channel)
     if weight is not None and bias is not None:
         normed = torch.addcmul(bias.view(per_channel), normed, weight.view(per_channel))
-    return normed.to(x.dtype), mean.detach(), variance.detach() * count / (count - 1)
+    return normed.to(x.dtype), mean.detach(), variance.detach() * count / (count - 1).clamp(min=1.0), rows
