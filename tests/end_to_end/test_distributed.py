@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
 from selfpatch.config.sections import OptimizerConfig
 from selfpatch.core import distributed
+from selfpatch.evaluation.detection.training import average_statistics
 from selfpatch.losses.center import Center
 from selfpatch.methods.registry import METHODS
 from selfpatch.models.encoder import BranchEncoder
@@ -265,6 +266,19 @@ def test_running_statistics_are_of_the_processes_that_have_rows(pool: WorkerPool
     alone.update()
     for found in pool.run(normalise_rows_of_some_processes, owners):
         torch.testing.assert_close(found, dict(alone.named_buffers()), rtol=1e-4, atol=1e-5)
+
+
+def average_rows_of_one_process(rank: int) -> Tensor | None:
+    """The first batch has no rows anywhere, the second one has them on one process."""
+    norm = BatchNorm(3, running_statistics=True)
+    batches = [wide_rows()[:0], wide_rows() if rank else wide_rows()[:0], wide_rows()]
+    average_statistics(norm, norm, batches)
+    return norm.running_mean
+
+
+def test_averaged_statistics_leave_out_batches_without_rows(pool: WorkerPool) -> None:
+    for mean in pool.run(average_rows_of_one_process):
+        torch.testing.assert_close(mean, wide_rows().mean((0, 1)))
 
 
 def observe_a_share(rank: int) -> Tensor:

@@ -38,6 +38,14 @@ def test_a_share_of_the_labels_is_balanced_and_reproducible(folder: Path) -> Non
     assert few.fingerprint != more.fingerprint
 
 
+def test_a_share_of_classes_of_unequal_size_is_that_share_of_all_images(folder: Path) -> None:
+    """Small classes are used up, and the others fill the share: all images are 100 %."""
+    whole, _ = open_splits(folder)
+    train = whole.subset(np.r_[0:8, 8:10, 16:20])  # 8, 2 and 4 images
+    counts = [np.bincount(with_labels(train, share, seed=0).labels).tolist() for share in ("43%", "57%", "86%", "100%")]
+    assert counts == [[2, 2, 2], [3, 2, 3], [6, 2, 4], [8, 2, 4]]
+
+
 def test_a_replaced_image_changes_the_fingerprint(folder: Path) -> None:
     before = open_splits(folder)[0].fingerprint
     assert open_splits(folder)[0].fingerprint == before

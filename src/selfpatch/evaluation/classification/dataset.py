@@ -135,7 +135,7 @@ def with_labels(images: LabelledImages, labels: str | None, seed: int) -> Labell
     Args:
         images: all training images.
         labels: a share such as `1%`: that share of all images, equally many per class (SimCLR, arXiv 2002.05709,
-            section 6) as far as the class has them; or a text file with one image per line, as SimCLR's lists are: its
+            section 6), where a class that has fewer gives all and the others fill the share; or a text file with one image per line, as SimCLR's lists are: its
             name, its path below train/, or this path with train/ in front; if None, all.
         seed: seed of the choice. A larger share contains a smaller one of the same seed.
 
@@ -147,11 +147,18 @@ def with_labels(images: LabelledImages, labels: str | None, seed: int) -> Labell
     if (share := re.fullmatch(r"(\d+(?:\.\d+)?)%", labels.strip())) is not None:
         if not 0 < float(share[1]) <= 100:
             raise ValueError(f"labels is {labels!r}; use more than 0% and at most 100%")
-        count = max(1, round(float(share[1]) / 100 * len(images) / len(images.classes)))
+        count = _images_per_class(images, float(share[1]) / 100)
         return images.subset(_first_of_each_class(images, seed, _SUBSET_STREAM, lambda size: min(size, count)))
     if not Path(labels).expanduser().is_file():
         raise ValueError(f"labels is {labels!r}, neither a share such as 1% or 10% nor a text file of image names")
     return _listed(images, Path(labels).expanduser())
+
+
+def _images_per_class(images: LabelledImages, share: float) -> int:
+    """Return the largest number of images of a class with which all classes together come closest to the share."""
+    sizes = np.bincount(images.labels)
+    totals = (len(sizes) - np.bincount(sizes).cumsum()).cumsum()[:-1]  # of 1, 2, ... images of each that has them
+    return 1 + int(np.abs(totals - share * len(images)).argmin())
 
 
 def _first_of_each_class(images: LabelledImages, seed: int, stream: int, count_of: Callable[[int], int]) -> np.ndarray:

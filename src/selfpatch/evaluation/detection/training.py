@@ -113,15 +113,17 @@ def average_statistics(network: nn.Module, forward: Callable[[Any], Any], batche
     `forward` runs the network, in training mode, on a batch. A norm that a batch does not reach, as the mask head's
     without an object, has the mean over the others.
     """
-    momenta = {part: part.momentum for part in network.modules() if isinstance(part, BatchNorm)}
+    norms = [part for part in network.modules() if isinstance(part, BatchNorm)]
+    tracked = {norm: norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None}
+    momenta = {norm: norm.momentum for norm in tracked}
     counts = dict.fromkeys(momenta, 0)
     for batch in batches:
         forward(batch)
-        for norm in momenta:
-            if norm.accumulated:
-                counts[norm] += 1
-                norm.momentum = 1 / counts[norm]
-                norm.update()
+        for norm, batches_so_far in tracked.items():
+            before = int(batches_so_far)
+            norm.momentum = 1 / (counts[norm] + 1)
+            norm.update()  # without effect if no process had a row
+            counts[norm] += int(batches_so_far) > before
     for norm, momentum in momenta.items():
         norm.momentum = momentum
 
