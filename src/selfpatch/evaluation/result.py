@@ -23,7 +23,7 @@ from selfpatch.evaluation.workload import DryRunEnds, Workload
 
 Cell = str | int | float
 NUM_NAMED = 5
-"""Number of unreadable images that a note names."""
+"""Number of images that a note names."""
 Progress = Callable[[str, int, int], None]
 """Callback of an evaluation: called with a description, the number of items done and the number of all items."""
 
@@ -185,5 +185,9 @@ class Result:
 
 def unreadable_note(names: list[str]) -> list[str]:
     """Return the note on unreadable images for `Result.notes`; it is empty where there are none."""
-    shown = ", ".join(names[:NUM_NAMED]) + (", ..." if len(names) > NUM_NAMED else "")
-    return [f"{counted(len(names), 'image')} could not be read, left out: {shown}"] if names else []
+    return [f"{counted(len(names), 'image')} could not be read, left out: {first_names(names)}"] if names else []
+
+
+def first_names(names: list[str]) -> str:
+    """Return the first few of some names, as a note lists them."""
+    return ", ".join(names[:NUM_NAMED]) + (", ..." if len(names) > NUM_NAMED else "")

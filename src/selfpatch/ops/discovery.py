@@ -32,6 +32,10 @@ patches have less than one similar patch on average; uniform: all patches have t
 all of the attention that is kept."""
 
 
+class TooManyPatches(ValueError):
+    """An image of more patches than a normalised cut can compare in pairs."""
+
+
 class DiscoveredObject(NamedTuple):
     """An object on the patch grid."""
 
@@ -122,7 +126,8 @@ def maskcut(features: Tensor, *, tau: float = 0.15, max_objects: int = 3) -> lis
     The objects are in the order in which they are found, at least one. The flaw is that of the first one's graph.
 
     Raises:
-        ValueError: max_objects is not positive, or there are more than `MAX_PATCHES` patches.
+        ValueError: max_objects is not positive.
+        TooManyPatches: there are more than `MAX_PATCHES` patches.
     """
     if max_objects < 1:
         raise ValueError(f"max_objects is {max_objects}; use 1 or more, 3 as in MaskCut")
@@ -186,7 +191,7 @@ def normalised_cut(features: Tensor, *, tau: float = 0.2) -> Tensor:
     Features are [N, D] of any norm; the vector is [N] float64 of unit length in z, and its sign is arbitrary.
 
     Raises:
-        ValueError: there are more than `MAX_PATCHES` patches.
+        TooManyPatches: there are more than `MAX_PATCHES` patches.
     """
     return _cut(*_similarity_graph(features, tau))
 
@@ -223,7 +228,7 @@ def _cut_reference(similar: Tensor, root: Tensor) -> Tensor:
 def _similarity_graph(features: Tensor, tau: float) -> tuple[Tensor, Tensor]:
     """Return [N, N] bool, whether patches have a cosine above tau, in one byte a pair, and sqrt(d) [N] in float64."""
     if len(features) > MAX_PATCHES:
-        raise ValueError(
+        raise TooManyPatches(
             f"a normalised cut compares each of {len(features)} patches with all others; at most {MAX_PATCHES} can be: "
             "use smaller images, or lost, which keeps no pairs"
         )

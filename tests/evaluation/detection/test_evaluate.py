@@ -127,7 +127,7 @@ def test_what_cannot_be_trained_is_told(coco_data: Path, tmp_path: Path) -> None
     with pytest.raises(ValueError, match="a MeanColour cannot be fine-tuned"):
         evaluate(MeanColour(8), coco_data, DetectionConfig.from_settings(TINY))
     satellite = tiny_encoder(in_channels=4, mean=(0.5,) * 4, std=(0.5,) * 4)
-    with pytest.raises(ValueError, match="takes 4 channels"):
+    with pytest.raises(ValueError, match="takes images of 4 channels; detect needs one of RGB images"):
         evaluate(satellite, coco_data, DetectionConfig.from_settings(TINY))
     last_map = {**TINY, "pyramid": "last-map", "blocks": (1, 2, 3, 4)}
     with pytest.raises(ValueError, match="blocks are for pyramid inner-maps"):

@@ -15,6 +15,7 @@ from selfpatch.evaluation.object_discovery.config import ObjectDiscoveryConfig
 from selfpatch.evaluation.object_discovery.dataset import open_images
 from selfpatch.evaluation.object_discovery.evaluate import evaluate
 from selfpatch.evaluation.result import Output, Result
+from selfpatch.ops import discovery
 from tests.evaluation.object_discovery.conftest import ColourAgainstGround, square, tiny_vit, write_voc
 
 
@@ -55,6 +56,32 @@ def test_two_objects_of_one_image_give_two_boxes(tmp_path: Path) -> None:
     one = evaluate(ColourAgainstGround(8), voc, ObjectDiscoveryConfig(methods=("maskcut",), max_objects=1))
     assert one.metrics["AR maskcut"] == 0.5
     assert len(result.pictures) == 2
+
+
+def test_images_of_too_many_patches_for_a_cut_are_left_out_and_named(
+    voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`met` and `missed` come before and after it, and are kept."""
+    box = [((25, 17, 64, 48), "")]
+    images = {"met": (square(24, 16, 64, 48), box), "wide": (square(24, 16, 64, 48, size=(80, 909)), box)}
+    voc = write_voc(tmp_path / "VOC2012", {**images, "missed": (square(24, 16, 64, 48), [((1, 1, 20, 20), "")])})
+    monkeypatch.setattr(discovery, "MAX_PATCHES", 200)
+    result = evaluate(ColourAgainstGround(8), voc, ObjectDiscoveryConfig(methods=("lost", "tokencut")))
+    assert list(result.per_image) == ["met", "missed"]
+    assert {name: result.metrics[f"CorLoc {name}"] for name in ("lost", "tokencut")} == {"lost": 0.5, "tokencut": 0.5}
+    assert (result.settings["images"], result.rows[0]["images"]) == (2, 2)
+    assert result.notes == [
+        "1 image has more than 60000 patches, which a normalised cut cannot compare, left out: wide; use smaller "
+        "images, or --methods lost"
+    ]
+    assert list(evaluate(ColourAgainstGround(8), voc, ObjectDiscoveryConfig(methods=("lost",))).per_image) == [
+        "met", "wide", "missed",
+    ]  # fmt: skip
+    monkeypatch.setattr(discovery, "MAX_PATCHES", 20)
+    with pytest.raises(
+        ValueError, match=r"^no image of .* can be used: each has more than 60000 patches, .*; use smaller"
+    ):
+        evaluate(ColourAgainstGround(8), voc, ObjectDiscoveryConfig(methods=("tokencut",)))
 
 
 def test_the_table_fits_a_terminal(voc: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -239,5 +239,5 @@ def test_an_encoder_without_a_network_is_refused(photos: Path) -> None:
     ):
         evaluated(MeanColour(8), photos, "fpn")
     four = encoder(ViTConfig(embed_dim=8, depth=1, num_heads=1, in_channels=4, mean=(0.5,) * 4, std=(0.2,) * 4))
-    with pytest.raises(ValueError, match="the network takes images of 4 channels; segmentation sets are RGB"):
+    with pytest.raises(ValueError, match="takes images of 4 channels; segment needs one of RGB images"):
         evaluated(four, photos, "fpn")

@@ -135,8 +135,9 @@ def with_labels(images: LabelledImages, labels: str | None, seed: int) -> Labell
     Args:
         images: all training images.
         labels: a share such as `1%`: that share of all images, equally many per class (SimCLR, arXiv 2002.05709,
-            section 6), where a class that has fewer gives all and the others fill the share; or a text file with one image per line, as SimCLR's lists are: its
-            name, its path below train/, or this path with train/ in front; if None, all.
+            section 6), where a class that has fewer gives all and the others fill the share; or a text file with one
+            image per line, as SimCLR's lists are: its name, its path below train/, or this path with train/ in front;
+            if None, all.
         seed: seed of the choice. A larger share contains a smaller one of the same seed.
 
     Raises:

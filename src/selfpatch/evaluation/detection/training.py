@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from selfpatch.core.seeds import seeded_step
-from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.batches import Batches
 from selfpatch.evaluation.detection.augmentation import Target, draw, render
@@ -18,6 +17,7 @@ from selfpatch.evaluation.detection.dataset import Split
 from selfpatch.evaluation.detection.dry_run import NOTES, loss_without_sampling
 from selfpatch.evaluation.detection.network import MaskRCNN
 from selfpatch.evaluation.detection.pyramid import InnerMaps, LastMap, Pyramid
+from selfpatch.evaluation.encoders import require_rgb
 from selfpatch.evaluation.finetuning import layer_groups, require_network, trainable_copy
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
 from selfpatch.evaluation.result import Output
@@ -38,11 +38,7 @@ def build_network(encoder: Encoder, num_classes: int, config: DetectionConfig) -
         ValueError: the encoder has no backbone to train, or the backbone does not fit the pyramid.
     """
     encoder = require_network(encoder)
-    channels = encoder.backbone.config.in_channels
-    if channels != 3:
-        raise ValueError(
-            f"detection reads RGB images, but the network takes {counted(channels, 'channel')}; give weights for 3"
-        )
+    require_rgb(encoder, "detect")
     if config.blocks is not None and config.pyramid == "last-map":
         raise ValueError("blocks are for pyramid inner-maps; the simple pyramid takes the last map, leave them out")
     if config.pyramid_norm != "none" and config.pyramid == "last-map":

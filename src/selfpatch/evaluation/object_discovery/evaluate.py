@@ -25,12 +25,23 @@ from selfpatch.evaluation.object_discovery.metrics import (
 )
 from selfpatch.evaluation.object_discovery.visualize import draw_boxes
 from selfpatch.evaluation.pictures import numbered, save_picture
-from selfpatch.evaluation.result import NO_OUTPUT, Output, Result
+from selfpatch.evaluation.result import NO_OUTPUT, Output, Result, first_names
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.evaluation.workload import Workload
-from selfpatch.ops.discovery import attended, lost, maskcut, pixel_box, tau_of_quantile, tokencut
+from selfpatch.ops.discovery import (
+    MAX_PATCHES,
+    TooManyPatches,
+    attended,
+    lost,
+    maskcut,
+    pixel_box,
+    tau_of_quantile,
+    tokencut,
+)
 
 BASELINES = {"baseline:whole-image": whole_image, "baseline:centre": centre_box}
+TOO_LARGE = f"more than {MAX_PATCHES} patches, which a normalised cut cannot compare"
+SMALLER = "use smaller images, or --methods lost"
 
 
 def find_boxes(view: PatchView, image: Tensor, name: str = "") -> dict[str, list[Box]]:
@@ -96,8 +107,9 @@ def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, 
                 correct = IoU >= 0.5 of the first box with any true box
         AP50, AP and AR of all boxes of a method, as `metrics.class_agnostic` says
 
-    Images without a box are left out. The baselines `baseline:whole-image` and `baseline:centre` (a box in the middle
-    with half the area) are scored on the same images.
+    Images without a box are left out, and those of more patches than a cut can compare, which a note names. The
+    baselines `baseline:whole-image` and `baseline:centre` (a box in the middle with half the area) are scored on the
+    same images.
 
     `registry.Evaluate` explains the arguments.
 
@@ -116,32 +128,50 @@ def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, 
         )
     images = limited(images, config.limit)
     output.announce(_workload(view, images, config, str(data)))
-    scored: list[tuple[str, dict[str, list[Box]]]] = []
-    pictures: list[str] = []
+    scored: list[tuple[LabelledImage, dict[str, list[Box]]]] = []
+    pictures, too_large = list[str](), list[str]()
     share = share_of(len(images))
     for done, number in enumerate(share, start=1):
         image = images[number]
         pixels = to_tensor(read_picture(image.path, len(encoder.mean)))
-        found = find_boxes(view, pixels, image.name)
-        baselines = {name: [baseline(*pixels.shape[1:])] for name, baseline in BASELINES.items()}
-        scored.append((image.name, {**found, **baselines}))
-        if output.folder is not None and number < config.max_pictures:
-            picture = draw_boxes(pixels, image.boxes, found)
-            pictures.append(save_picture(output.folder, numbered(number, image.name), picture))
+        try:
+            found = find_boxes(view, pixels, image.name)
+        except TooManyPatches:
+            too_large.append(image.name)
+        else:
+            baselines = {name: [baseline(*pixels.shape[1:])] for name, baseline in BASELINES.items()}
+            scored.append((image, {**found, **baselines}))
+            if output.folder is not None and number < config.max_pictures:
+                picture = draw_boxes(pixels, image.boxes, found)
+                pictures.append(save_picture(output.folder, numbered(number, image.name), picture))
         output.progress("images", done, len(share))
-    scored, pictures = gather(scored), gather(pictures)
-    truth = [image.boxes for image in images]
+    scored, pictures, too_large = gather(scored), gather(pictures), gather(too_large)
+    if not scored:
+        raise ValueError(f"no image of {data} can be used: each has {TOO_LARGE}; {SMALLER}")
+    truth = [image.boxes for image, _ in scored]
     rows = [method_row(name, [found[name] for _, found in scored], truth) for name in (*config.methods, *BASELINES)]
     metrics = {f"CorLoc {row['method']}": float(row["CorLoc"]) for row in rows}
     for row in rows[: len(config.methods)]:
         metrics |= {f"{metric} {row['method']}": float(row[metric]) for metric in ("AP50", "AP", "AR")}
     per_image = {
-        name: {f"CorLoc {method}": float(best_iou(found[method][0], boxes) >= MIN_IOU) for method in config.methods}
-        for (name, found), boxes in zip(scored, truth, strict=True)
+        image.name: {
+            f"CorLoc {name}": float(best_iou(found[name][0], image.boxes) >= MIN_IOU) for name in config.methods
+        }
+        for image, found in scored
     }
     settings = config.recorded() | view.layer.recorded() | {
         "facet": view.facet,
         "head": "mean" if config.head is None else config.head, "patch_size": encoder.patch_size, "data": str(data),
-        "images": len(images), "images_without_boxes": num_without,
+        "images": len(scored), "images_without_boxes": num_without,
     }  # fmt: skip
-    return Result("discover", metrics, rows, settings, pictures=pictures, per_image=per_image)
+    return Result(
+        "discover", metrics, rows, settings, pictures=pictures, per_image=per_image, notes=_too_large_note(too_large)
+    )
+
+
+def _too_large_note(names: list[str]) -> list[str]:
+    """Return the note on images of too many patches; it is empty where there are none."""
+    if not names:
+        return []
+    have = f"{counted(len(names), 'image')} {'has' if len(names) == 1 else 'have'}"
+    return [f"{have} {TOO_LARGE}, left out: {first_names(names)}; {SMALLER}"]

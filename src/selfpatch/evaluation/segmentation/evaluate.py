@@ -15,7 +15,7 @@ from selfpatch.core.types import Encoder
 from selfpatch.data.images import evenly_spread
 from selfpatch.evaluation.config import DenseConfig
 from selfpatch.evaluation.degenerate import check_degenerate, check_patches, is_collecting
-from selfpatch.evaluation.encoders import dense_encoder
+from selfpatch.evaluation.encoders import dense_encoder, require_rgb
 from selfpatch.evaluation.result import NO_OUTPUT, Output, Result, silent
 from selfpatch.evaluation.segmentation import decoder_training, finetune, kmeans, knn, linear, logistic
 from selfpatch.evaluation.segmentation.base_config import PatchConfig, SupervisedConfig, TrainedConfig
@@ -71,10 +71,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: SegmentationConfig, out
     Raises:
         ValueError: data cannot be read, settings or the encoder do not fit, or the folder holds another training.
     """
-    if len(encoder.mean) != 3:
-        raise ValueError(
-            f"the network takes images of {counted(len(encoder.mean), 'channel')}; segmentation sets are RGB, use 3"
-        )
+    require_rgb(encoder, "segment")
     train, test = _open_splits(data, config)
     if isinstance(config, TrainedConfig):
         config = replace(config, batch_size=min(config.batch_size, len(train)))
