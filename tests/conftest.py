@@ -26,8 +26,8 @@ def pytest_configure() -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two workers more than cores, as the tests that start processes wait for them."""
-    return num_cores() + 2
+    """One worker more than cores, as the tests that start processes wait for them."""
+    return num_cores() + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

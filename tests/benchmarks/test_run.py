@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ import torch
 from benchmarks import run, step
 from benchmarks.config import PARTS, BenchConfig
 from selfpatch.cli.main import main
-from tests.helpers.command_line import write_photos
 
 
 def test_wrong_input_is_refused_in_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -45,12 +43,3 @@ def test_the_command_reports_every_case(tmp_path: Path) -> None:
     cases = {case["name"]: case for case in json.loads(out.read_text())["cases"]}
     assert {"AdamW", "loss of all patches, 4,096 prototypes"} <= set(cases)
     assert all(list(case["ways"]) for case in cases.values())
-
-
-@pytest.mark.slow
-def test_the_package_runs_one_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photos, out = write_photos(tmp_path / "photos", 4), tmp_path / "loader.json"
-    arguments = ["loader", "--data", str(photos), "--seconds", "0.05", "--device", "cpu", "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
-    run.main()
-    assert "read, draw, render" in {case["name"] for case in json.loads(out.read_text())["cases"]}

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from selfpatch.cli.main import main
+from selfpatch.config.recipes import load_recipe
 from tests.helpers import reproduction
 from tests.helpers.reproduction import PAGE, arguments_of, commands, value_of
 
@@ -29,7 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
         for arguments, _ in map(arguments_of, commands()):
             if arguments[0] == "pretrain":
-                config = reproduction.config_of(arguments)
+                config = load_recipe(value_of(arguments, "--recipe"))
                 reproduction.write_run(config, Path(value_of(arguments, "--out")))
             elif "finetune" in arguments[:2] and "imagenet" in arguments and "semi" not in arguments:
                 run = value_of(arguments, "--weights")
@@ -67,10 +68,12 @@ def dry(command: str, world: Path, monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def kind_of(command: str) -> str:
-    """What sets commands apart: the recipe, or the evaluation with its method."""
+    """What sets commands apart: method, objective and network of the recipe, or the evaluation with its method."""
     arguments, _ = arguments_of(command)
-    chosen = [value_of(arguments, option) for option in ("--recipe", "--method") if option in arguments]
-    return " ".join([*arguments[: 1 if arguments[0] == "pretrain" else 2], *chosen])
+    if arguments[0] == "pretrain":
+        config = load_recipe(value_of(arguments, "--recipe"))
+        return " ".join(["pretrain", config.method, config.objective, config.model.split("_")[0]])
+    return " ".join([*arguments[:2], *([value_of(arguments, "--method")] if "--method" in arguments else [])])
 
 
 def first_of_each_kind() -> list[str]:
@@ -106,7 +109,7 @@ def no_cost(*_: Any, **__: Any) -> Any:
 def test_costs_are_measured(
     command: str, world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The first command of each recipe, and of each evaluation with its method and preset."""
+    """The first command of each kind."""
     assert dry(command, world, monkeypatch) == 0, capsys.readouterr().err
     assert re.search(r"activations +│ +[\d.]+ [MGT]B", capsys.readouterr().out)
 
