@@ -66,6 +66,18 @@ def test_recomputed_activations_are_not_kept_and_change_nothing(model: str) -> N
     assert kept_less < 0.75 * kept
 
 
+def test_a_batch_counts_once_in_the_statistics_of_recomputed_batch_norms() -> None:
+    statistics = []
+    for recompute in (False, True):
+        student_teacher = tiny_student_teacher(method="moco_v2", objective="none", model="resnet50")
+        if recompute:
+            recompute_activations(student_teacher.student)
+        loss_and_gradient(student_teacher)
+        student_teacher.finish_step(0.9)
+        statistics.append(dict(student_teacher.student.named_buffers()))
+    torch.testing.assert_close(statistics[1], statistics[0])
+
+
 def composed(rank: int, precision: torch.dtype | None, compiled: bool) -> tuple[Tensor, Tensor]:
     """Return loss and gradient of recomputed, compiled and sharded blocks, whose processes see one batch."""
     student_teacher = tiny_student_teacher()

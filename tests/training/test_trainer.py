@@ -289,3 +289,36 @@ def test_a_run_says_that_predictions_stay_uniform(tmp_path: Path, capsys: pytest
     assert all(row["uniform_image"] == pytest.approx(math.log(24)) for row in rows)
     assert all(row["uniform_patch"] == pytest.approx(math.log(12)) for row in rows)
     assert "no better than uniform predictions at the end: image 3.18" in (run / "report.html").read_text("utf-8")
+
+
+def test_a_teacher_that_encodes_nothing_has_batch_norms_of_its_student() -> None:
+    student_teacher = tiny_student_teacher(method="none", objective="distill", model="resnet50")
+    optimizer, hp = plain_sgd(student_teacher), hyperparameters(teacher_momentum=0.5)
+    for step in range(2):
+        before = student_teacher.teacher.state_dict()["backbone.trunk.bn1.running_var"].clone()
+        training_step(student_teacher, [tiny_views(4, seed=step, scale=2)], optimizer, hp, NO_CLIPPING)
+        student, teacher = (
+            branch.state_dict()["backbone.trunk.bn1.running_var"]
+            for branch in (student_teacher.student, student_teacher.teacher)
+        )
+        torch.testing.assert_close(teacher, (before + student) / 2)
+    training_step(
+        student_teacher, [tiny_views(4, scale=2)], optimizer, hyperparameters(teacher_momentum=0.0), NO_CLIPPING
+    )
+    crops = [torch.randn(1, 2, 3, 32, 32)]
+    with torch.no_grad():
+        images = [branch.eval()(crops).image for branch in (student_teacher.student, student_teacher.teacher)]
+    torch.testing.assert_close(images[1], images[0])
+
+
+def test_a_teacher_that_encodes_nothing_keeps_its_batch_norms_in_a_step_that_is_not_finite() -> None:
+    student_teacher = tiny_student_teacher(method="none", objective="koleo", model="resnet50")
+    optimizer = make_optimizer(student_teacher, OptimizerConfig())
+    training_step(student_teacher, [tiny_views(4, scale=2)], optimizer, hyperparameters(), NO_CLIPPING)
+    begin = snapshot(student_teacher)
+    for deferred in (False, True):
+        with not_finite(student_teacher, micro_batch=0):
+            training_step(
+                student_teacher, [tiny_views(4, scale=2)], optimizer, hyperparameters(), NO_CLIPPING, deferred=deferred
+            )
+        assert all(torch.equal(begin[name], tensor) for name, tensor in snapshot(student_teacher).items())

@@ -99,6 +99,11 @@ class Needs:
     class_attention: bool = False  # the teacher's `Tokens.class_attention`
     anchor: bool = False  # the objective's teacher is the frozen anchor, see `Objective.forward`
 
+    @property
+    def teacher_encodes(self) -> bool:
+        """True if the teacher sees any crops."""
+        return self.teacher_on_global_crops or self.teacher_on_local_crops or self.pairs
+
     def __or__(self, other: "Needs") -> "Needs":
         return Needs(**{f.name: getattr(self, f.name) or getattr(other, f.name) for f in fields(self)})
 

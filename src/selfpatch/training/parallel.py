@@ -7,8 +7,9 @@ The order in which a network is prepared follows from what wraps what (`factory.
     FSDP2                       gathers a block's parameters before its forward and backward pass, and frees them after
 """
 
+import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from selfpatch.core.distributed import averaging_gradients, is_distributed, is_main_process, is_sharded, world_size
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.branch import Branch
+from selfpatch.models.layers.deferred_state import DeferredState, deferred_states
 from selfpatch.models.layers.lora import LoraLinear
 from selfpatch.training.student_teacher import StudentTeacher
 
@@ -28,7 +30,23 @@ from selfpatch.training.student_teacher import StudentTeacher
 def recompute_activations(branch: Branch) -> None:
     """Recompute the activations inside each block in the backward pass, instead of storing them, in place."""
     for block in branch.backbone.blocks():
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        recomputed = partial(checkpoint, block.forward, use_reentrant=False)
+        if states := list(deferred_states(block)):  # torch.compile, which is for blocks without any, takes no contexts
+            recomputed.keywords["context_fn"] = lambda of=states: (contextlib.nullcontext(), _accumulating_nothing(of))
+        block.forward = recomputed
+
+
+@contextlib.contextmanager
+def _accumulating_nothing(states: Sequence[DeferredState]) -> Iterator[None]:
+    """Keep what batch norms have accumulated, so that a batch does not count again when its block is recomputed."""
+    before = [state.accumulated for state in states]
+    for state in states:
+        state.discard()
+    try:
+        yield
+    finally:
+        for state, accumulated in zip(states, before, strict=True):
+            state.accumulated = accumulated
 
 
 def shard(student_teacher: StudentTeacher, device: torch.device, precision: torch.dtype | None) -> None:

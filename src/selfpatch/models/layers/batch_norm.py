@@ -93,6 +93,20 @@ class BatchNorm2d(BatchNorm):
                 cls.convert(child)
 
 
+@torch.no_grad()
+def average_statistics(average: nn.Module, source: nn.Module, momentum: float, ok: Tensor | None = None) -> None:
+    """Move the running statistics of `average` towards those of `source`, as `ema_update` moves parameters.
+
+    It is for an average that encodes nothing in training, whose batch norms would stay as they are initialised.
+    Arguments are those of `ema_update`.
+    """
+    share = 1 - momentum if ok is None else ok * (1 - momentum)
+    for own, new in zip(average.modules(), source.modules(), strict=True):
+        if isinstance(own, BatchNorm) and isinstance(new, BatchNorm) and own.running_mean is not None:
+            for statistic, target in zip(own.changing()[:2], new.changing()[:2], strict=True):
+                statistic.lerp_(target, share)
+
+
 def normalise_over_processes(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
