@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ from torch import Tensor
 
 from selfpatch.api.pretrain import pretrain, resume
 from selfpatch.checkpoints.checkpoint_store import load_checkpoint
+from selfpatch.checkpoints.export.safetensors import export_state, write_safetensors
 from selfpatch.checkpoints.load import load_encoder
 from selfpatch.config.sections import OptimizerConfig
+from selfpatch.models.encoder import BranchEncoder
 from selfpatch.training.factory import make_student_teacher
 from selfpatch.training.student_teacher import StudentTeacher
 from selfpatch.training.trainer import training_step
 from tests.helpers.command_line import write_photos
+from tests.helpers.released_forms import random_backbone
 from tests.helpers.tiny import (
     hyperparameters,
     plain_sgd,
@@ -118,6 +122,15 @@ def test_a_run_says_when_the_losses_on_its_anchor_begin(
 )
 def test_what_gives_no_anchor_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
+        make_student_teacher(tiny_config(**settings))
+
+
+def test_a_teacher_of_other_norms_of_images_cannot_be_replaced(tmp_path: Path) -> None:
+    backbone = make_student_teacher(tiny_config(objective="none"))[0].student.backbone
+    other = random_backbone(replace(backbone.config, std=(0.5, 0.5, 0.5)), seed=5)
+    teacher = write_safetensors(tmp_path / "teacher.safetensors", *export_state(BranchEncoder(other, None)))
+    settings = {"objective": "gram", "teacher": str(teacher), "anchor": {"refresh_every": 1}}
+    with pytest.raises(ValueError, match="refresh_every is 1, but the encoder of teacher is of another"):
         make_student_teacher(tiny_config(**settings))
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from selfpatch.checkpoints.export.safetensors import export_state
+from selfpatch.checkpoints.load import load_encoder
 from selfpatch.config.run import RunConfig
 from selfpatch.models.backbones.build import MODELS
-from selfpatch.models.backbones.config import ViTConfig
+from selfpatch.models.backbones.config import AnyBackboneConfig, ConvNeXtConfig, ViTConfig
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.training.factory import backbone_request, make_student_teacher
+from tests.helpers.released_forms import random_backbone
 from tests.helpers.tiny import tiny_config
 
 IMAGES = torch.randn(2, 3, 12, 20, generator=torch.manual_seed(1))
@@ -72,3 +75,32 @@ def test_registers_are_added_to_weights_without(tmp_path: Path, model: str) -> N
     old, new = (part._block_input(part.embed(images)) for part in (donor.backbone, backbone))
     torch.testing.assert_close(torch.cat([new[:, :1], new[:, 3:]], dim=1), old)
     assert student_teacher.teacher.backbone.config == backbone.config
+
+
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    [
+        (
+            ViTConfig(embed_dim=16, depth=2, num_heads=2, patch_size=4, grid=4, norm_eps=0.1, num_registers=1),
+            {"model": "vit_tiny", "backbone": {"registers": 1}},
+        ),
+        (
+            ViTConfig(embed_dim=16, depth=2, num_heads=2, patch_size=4, rope=True, rope_base=7.0),
+            {"model": "vit_tiny", "backbone": {"rope": True}},
+        ),
+        (ConvNeXtConfig(embed_dim=8, depths=(1, 1), norm_eps=0.1), {"model": "convnext_tiny"}),
+    ],
+    ids=["epsilon", "base of rotations", "epsilon of a ConvNeXt"],
+)
+@torch.no_grad()
+def test_a_named_model_computes_what_its_initial_weights_do(
+    tmp_path: Path, config: AnyBackboneConfig, settings: dict[str, Any]
+) -> None:
+    state, metadata = export_state(BranchEncoder(random_backbone(config, seed=5), None))
+    weights = str(tmp_path / "w.safetensors")
+    # Files of transformers have no periods of rotations.
+    save_file({name: tensor for name, tensor in state.items() if not name.endswith("rope.periods")}, weights, metadata)
+    student_teacher, _ = make_student_teacher(tiny_config(objective="none", init=weights, **settings))
+    images = torch.randn(1, 3, 32, 48)
+    expected = load_encoder(weights)[0].backbone(images)
+    torch.testing.assert_close(student_teacher.teacher.backbone.eval()(images).patches, expected.patches)

@@ -85,7 +85,7 @@ class RunConfig:
     """Number of images in a step, over all processes and accumulated micro-batches."""
     accumulate: PositiveInt = 1
     """Micro-batches per step. Equivalent to one large batch, except for batch norm and for what compares the images of
-    a batch: MoCo-v3's negatives, Sinkhorn-Knopp, KoLeo."""
+    a batch: MoCo-v3's negatives, Sinkhorn-Knopp, KoLeo, references of NeCo, image similarities of distill."""
     seed: Seed = 0
     """Seed of every random draw."""
     device: Name = "auto"

@@ -1,6 +1,7 @@
 """The anchor of a run: from the weights that `teacher` names, or as a copy of the initial student."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -81,10 +82,11 @@ def make_anchor(
     branch.heads = nn.ModuleDict()
     if config.refresh_every and named is not None:
         ours, theirs = ({n: t.shape for n, t in b.state_dict().items()} for b in (branch, student))
-        if not ours.items() <= theirs.items():
+        computes, trained_to = (replace(b.backbone.config, timm_model=None) for b in (branch, student))
+        if not ours.items() <= theirs.items() or computes != trained_to:
             raise ValueError(
                 f"anchor.refresh_every is {config.refresh_every}, but the encoder of teacher is of another "
-                "architecture than the student, which cannot replace it; leave it out"
+                "architecture or normalisation of images than the student, which cannot replace it; leave it out"
             )
     return Anchor(
         branch,

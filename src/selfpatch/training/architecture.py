@@ -12,7 +12,7 @@ from selfpatch.config.schema import Size, height_and_width
 from selfpatch.config.sections import BackboneOverrides
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.build import MODELS, build_backbone, build_timm, check_heads, named_backbone_config
-from selfpatch.models.backbones.config import AnyBackboneConfig, ResNetConfig, ViTConfig
+from selfpatch.models.backbones.config import AnyBackboneConfig, ConvNeXtConfig, ResNetConfig, ViTConfig
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.pooling import PositivePool
 
@@ -67,8 +67,8 @@ class BackboneRequest:
     def for_weights(self, weights: AnyBackboneConfig) -> AnyBackboneConfig:
         """Return the architecture that weights are loaded into.
 
-        The weights or the settings decide it; position grid and image normalisation always come from the weights.
-        Register tokens may be added to a ViT that was trained without.
+        The weights or the settings decide it; position grid, epsilon of the norms, base of the rotations and image
+        normalisation always come from the weights. Register tokens may be added to a ViT that was trained without.
         """
         b = self.backbone
         if self.model == FROM_INIT:
@@ -80,6 +80,8 @@ class BackboneRequest:
                 architecture = replace(weights, num_registers=b.registers)
         else:
             architecture = replace(self.named(), mean=weights.mean, std=weights.std, in_channels=weights.in_channels)
+        if isinstance(architecture, ConvNeXtConfig) and isinstance(weights, ConvNeXtConfig):
+            return replace(architecture, norm_eps=weights.norm_eps)
         if not (isinstance(architecture, ViTConfig) and isinstance(weights, ViTConfig)):
             return architecture
         if b.num_heads is not None and self.model == FROM_INIT:
@@ -88,7 +90,8 @@ class BackboneRequest:
         guessed = weights.num_heads == usual  # most files do not show the number of heads
         heads = b.num_heads or (architecture.num_heads if guessed else weights.num_heads)
         positions = b.position_embedding or weights.position_embedding
-        return replace(architecture, grid=weights.grid, num_heads=heads, position_embedding=positions)
+        unseen = {"norm_eps": weights.norm_eps, "rope_base": weights.rope_base}  # no tensor shows them
+        return replace(architecture, grid=weights.grid, num_heads=heads, position_embedding=positions, **unseen)
 
     def _refuse_sizes(self, reason: str, but: tuple[str, ...] = ()) -> None:
         """Raise ValueError if the settings give a size of the network that is decided elsewhere."""

@@ -10,6 +10,7 @@ The order in which a network is prepared follows from what wraps what (`factory.
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -32,8 +33,13 @@ def recompute_activations(branch: Branch) -> None:
     for block in branch.backbone.blocks():
         recomputed = partial(checkpoint, block.forward, use_reentrant=False)
         if states := list(deferred_states(block)):  # torch.compile, which is for blocks without any, takes no contexts
-            recomputed.keywords["context_fn"] = lambda of=states: (contextlib.nullcontext(), _accumulating_nothing(of))
+            recomputed.keywords["context_fn"] = partial(_contexts_of_passes, states)
         block.forward = recomputed
+
+
+def _contexts_of_passes(states: Sequence[DeferredState]) -> tuple[AbstractContextManager[None], ...]:
+    """Return the contexts of a block's forward pass and of its recomputation."""
+    return contextlib.nullcontext(), _accumulating_nothing(states)
 
 
 @contextlib.contextmanager
