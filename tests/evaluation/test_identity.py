@@ -73,6 +73,31 @@ def test_a_network_is_told_apart_by_its_tensors_and_how_it_is_used() -> None:
         assert before != earlier
 
 
+class OfLayer(nn.Module):
+    """An encoder of a user, whose layer is no tensor."""
+
+    mean, std, dim, patch_size, device = (0.0,) * 3, (1.0,) * 3, 3, 8, torch.device("cpu")
+
+    def __init__(self, layer: int) -> None:
+        super().__init__()
+        self.scales, self.layer, self.drop = nn.Parameter(torch.tensor([1.0, 2.0])), layer, nn.Dropout()
+
+    def patches(self, images: torch.Tensor) -> torch.Tensor:
+        return self.drop(nn.functional.avg_pool2d(images, 8) * self.scales[self.layer])
+
+    def image(self, images: torch.Tensor) -> torch.Tensor:
+        return self.patches(images).mean((2, 3))
+
+
+def test_a_module_of_a_user_is_told_apart_by_what_it_computes() -> None:
+    first = encoder_identity(OfLayer(0))
+    assert encoder_identity(OfLayer(0)) == first
+    assert encoder_identity(OfLayer(1)) != first
+    changed = OfLayer(0)
+    changed.scales.data[1] = 3.0
+    assert encoder_identity(changed) != first
+
+
 def test_another_image_feature_is_another_function(monkeypatch: pytest.MonkeyPatch) -> None:
     vit = tiny_encoder("vit")
     before = function_identity(vit)

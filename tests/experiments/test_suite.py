@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import nn
 
 from selfpatch.api.evaluate import measure
 from selfpatch.evaluation.encoders import MeanColour
-from selfpatch.evaluation.identity import network_sha256
 from selfpatch.evaluation.registry import EVALUATIONS
 from selfpatch.evaluation.result import Provenance, Result
 from selfpatch.evaluation.video_segmentation.config import FIRST_MASK, DAVISConfig
@@ -21,7 +19,7 @@ from selfpatch.experiments.entries import Entry, Outcome, limited, read_suite, s
 from selfpatch.experiments.scorecard import read_network
 from selfpatch.experiments.suite import evaluate_suite, identity, run_suite
 from tests.helpers.command_line import write_davis
-from tests.helpers.labelled_images import coloured_folder
+from tests.helpers.labelled_images import coloured_folder, tiny_encoder
 from tests.helpers.workers import WorkerPool
 
 SUITES = Path(__file__).parents[2] / "suites"
@@ -355,9 +353,12 @@ def test_a_baseline_and_ready_made_masks_need_no_network(tmp_path: Path) -> None
 
 
 def test_what_tells_networks_apart() -> None:
-    network = nn.Linear(2, 2)
+    network = tiny_encoder("vit")
     assert identity(network, Provenance("w", "abc"), {"side": "teacher"}) == {"sha256": "abc", "side": "teacher"}
-    assert identity(network, None, {}) == {"sha256": network_sha256(network)}
+    before = identity(network, None, {})
+    assert before == identity(tiny_encoder("vit"), None, {})
+    network.normed_patches = not network.normed_patches  # no tensor changes
+    assert identity(network, None, {}) != before
     assert identity(MeanColour(8), Provenance("baseline:mean-colour:8"), {}) == {"source": "baseline:mean-colour:8"}
     assert identity(MeanColour(8), None, {}) is None
 

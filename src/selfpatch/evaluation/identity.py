@@ -10,6 +10,7 @@ from selfpatch.core.machine import current_versions
 from selfpatch.core.types import Encoder
 from selfpatch.models.backbones.config import BackboneConfig
 from selfpatch.models.encoder import BranchEncoder
+from selfpatch.models.features import evaluating
 
 
 def network_sha256(network: nn.Module) -> str:
@@ -30,15 +31,17 @@ def network_sha256(network: nn.Module) -> str:
 def encoder_identity(encoder: Encoder) -> str:
     """Return a hash of the function that an encoder computes, to distinguish trainings on different encoders.
 
-    For a network, the hash covers its tensors (`network_sha256`), the mean and standard deviation of its input, whether
-    patches are normed, and its architecture: no tensor shows the number of heads. For any other encoder, it covers its
-    type and its features of noise, whose rounding depends on the device.
+    For a network of this package, the hash covers its tensors (`network_sha256`), the mean and standard deviation of
+    its input, whether patches are normed, and its architecture: no tensor shows the number of heads. For any other
+    encoder, it covers its type, its tensors if it is a module, and its features of noise, whose rounding depends on the
+    device.
     """
     digest = hashlib.sha256(f"{type(encoder).__name__} {list(encoder.mean)} {list(encoder.std)}\n".encode())
     if isinstance(encoder, BranchEncoder):
         digest.update(f"{encoder.normed_patches} {_architecture(encoder.backbone.config)} ".encode())
     if isinstance(encoder, nn.Module):
         digest.update(network_sha256(encoder).encode())
+    if isinstance(encoder, BranchEncoder):
         return digest.hexdigest()
     digest.update(f"{encoder.patch_size}\n".encode())
     for features in _features_of_noise(encoder):
@@ -68,4 +71,5 @@ def _features_of_noise(encoder: Encoder) -> tuple[Tensor, Tensor]:
     """Return patch and image features of a fixed image of noise of 4 x 4 patches, float32 on the CPU."""
     shape = (1, len(encoder.mean), 4 * encoder.patch_size, 4 * encoder.patch_size)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(encoder.device)
-    return encoder.patches(noise).float().cpu(), encoder.image(noise).float().cpu()
+    with evaluating(encoder):  # dropout would draw
+        return encoder.patches(noise).float().cpu(), encoder.image(noise).float().cpu()

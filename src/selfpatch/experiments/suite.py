@@ -42,7 +42,7 @@ from selfpatch.core.text import counted
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.cache_config import CacheConfig
 from selfpatch.evaluation.feature_cache import caching_features
-from selfpatch.evaluation.identity import network_sha256
+from selfpatch.evaluation.identity import encoder_identity
 from selfpatch.evaluation.registry import complete_settings
 from selfpatch.evaluation.result import Progress, Provenance, Result, silent
 from selfpatch.experiments.entries import Entry, Outcome, Values, read_suite
@@ -221,7 +221,7 @@ def identity(encoder: Encoder | None, record: Provenance | None, loading: Values
     if record is not None and record.sha256 is not None:
         return {"sha256": record.sha256, **loading}
     if isinstance(encoder, nn.Module):
-        return {"sha256": network_sha256(encoder), **loading}
+        return {"sha256": encoder_identity(encoder), **loading}
     return None if record is None else {"source": record.source}
 
 

@@ -90,8 +90,14 @@ class BackboneRequest:
         guessed = weights.num_heads == usual  # most files do not show the number of heads
         heads = b.num_heads or (architecture.num_heads if guessed else weights.num_heads)
         positions = b.position_embedding or weights.position_embedding
-        unseen = {"norm_eps": weights.norm_eps, "rope_base": weights.rope_base}  # no tensor shows them
-        return replace(architecture, grid=weights.grid, num_heads=heads, position_embedding=positions, **unseen)
+        return replace(
+            architecture,
+            grid=weights.grid,
+            num_heads=heads,
+            position_embedding=positions,
+            norm_eps=weights.norm_eps,
+            rope_base=weights.rope_base,
+        )
 
     def _refuse_sizes(self, reason: str, but: tuple[str, ...] = ()) -> None:
         """Raise ValueError if the settings give a size of the network that is decided elsewhere."""
