@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from selfpatch.core.orientation import ORIENTATION_TAG
+from selfpatch.data.decode.pillow import read_image
 from selfpatch.models.image_transform import ImageTransform
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -39,6 +42,19 @@ def test_all_kinds_give_the_same(images: Any) -> None:
     assert batch.dtype == torch.float32
     for image in batch:
         torch.testing.assert_close(image, expected())
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+def test_images_are_turned_upright_as_the_loaders_turn_them(tmp_path: Path, suffix: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    file = tmp_path / f"image.{suffix}"
+    Image.fromarray(PIXELS).save(file, exif=exif)
+    upright = read_image(file)
+    with Image.open(file) as image:
+        assert torch.equal(TRANSFORM(image), TRANSFORM(np.asarray(upright)))
+        assert torch.equal(TRANSFORM(image), TRANSFORM(upright)), "neither turns it twice, nor changes the given image"
 
 
 def test_a_read_only_array_is_copied() -> None:

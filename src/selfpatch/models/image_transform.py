@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as pixels
 
+from selfpatch.core.orientation import turn_upright
 from selfpatch.core.text import counted
 from selfpatch.ops.images import normalise, to_unit_range
 
@@ -34,6 +35,7 @@ class ImageTransform:
         ::
 
             for each image:
+                turn it upright, if it is a PIL image with an EXIF orientation
                 size is a number: resize the shorter side to it (bicubic, antialiased), and keep the central square
                 size is (height, width): resize to it
                 size is None: keep the pixels, without borders that are no whole patch
@@ -63,6 +65,8 @@ class ImageTransform:
         """Return an image as floats in [0, 1], [C, H, W]."""
         channels = len(self.mean)
         if isinstance(image, Image.Image):
+            image = image.copy()
+            turn_upright(image)
             is_wide = image.mode.startswith(("I", "F"))  # `convert` would clip 16 bits and floats to 8 bits
             image = np.array(image.convert("RGB") if channels == 3 and not is_wide else image)
         if isinstance(image, np.ndarray) and image.ndim in (2, 3):

@@ -12,9 +12,9 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
+from selfpatch.core.orientation import upright
 from selfpatch.data.decode.multichannel import Raster
 from selfpatch.data.decode.opening import LIMIT_VARIABLE
-from selfpatch.data.decode.orientation import upright
 from selfpatch.data.decode.pillow import BadImage, read_image, read_picture
 from tests.helpers.raster_files import bands, write_png16, write_tiff
 

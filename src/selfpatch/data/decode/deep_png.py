@@ -14,8 +14,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from selfpatch.core.orientation import ORIENTATION_TAG, upright
 from selfpatch.data.decode.opening import check_size
-from selfpatch.data.decode.orientation import ORIENTATION_TAG, upright
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 BEGINNING = 33

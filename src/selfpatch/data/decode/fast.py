@@ -9,9 +9,9 @@ import io
 import numpy as np
 import torch
 
+from selfpatch.core.orientation import ORIENTATION_TAG, upright
 from selfpatch.data.decode.multichannel import Raster
 from selfpatch.data.decode.opening import open_image, open_stream
-from selfpatch.data.decode.orientation import ORIENTATION_TAG, upright
 from selfpatch.data.decode.pillow import Picture, as_bad_image, read_image, read_picture
 from selfpatch.data.sources.image_files import ImageFile
 from selfpatch.data.sources.remote import RemoteError

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from selfpatch.core.orientation import ORIENTATION_TAG, turn_upright, upright
 from selfpatch.data.decode.deep_png import BEGINNING, is_deep_png, read_deep_png
 from selfpatch.data.decode.opening import check_size, open_image, open_stream
-from selfpatch.data.decode.orientation import ORIENTATION_TAG, turn_upright, upright
 from selfpatch.data.sources.image_files import ImageFile
 
 if TYPE_CHECKING:

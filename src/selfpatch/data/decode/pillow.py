@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 
+from selfpatch.core.orientation import turn_upright
 from selfpatch.core.text import counted
 from selfpatch.data.decode.multichannel import Raster, decode_raster
 from selfpatch.data.decode.opening import open_image
-from selfpatch.data.decode.orientation import turn_upright
 from selfpatch.data.sources.image_files import ImageFile
 from selfpatch.data.sources.remote import RemoteError
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from selfpatch.core.atomic_io import clear_error
 from selfpatch.core.folders import stems_in
-from selfpatch.data.decode.orientation import upright_size
+from selfpatch.core.orientation import upright_size
 from selfpatch.data.decode.pillow import read_image, stored_image
 from selfpatch.evaluation.label_maps import LabelMap, read_label_map, refuse_jpeg
 from selfpatch.evaluation.result import Cell
