@@ -6,7 +6,42 @@ import pytest
 import torch
 from torch import nn
 
-from selfpatch.evaluation.feature_pyramid import FourStrides, doublings, rescaling
+from selfpatch.evaluation.detection.pyramid import InnerMaps
+from selfpatch.evaluation.feature_pyramid import QUARTERS, THIRDS, FourStrides, default_maps, doublings, rescaling
+from selfpatch.models.backbones.build import build_backbone
+from selfpatch.models.backbones.config import SwinConfig, ViTConfig
+
+
+def vit(depth: int) -> ViTConfig:
+    return ViTConfig(embed_dim=8, depth=depth, num_heads=1, patch_size=8, grid=2)
+
+
+@pytest.mark.parametrize(
+    ("depth", "thirds", "quarters"),
+    [
+        (4, (1, 2, 3, 4), (1, 2, 3, 4)),
+        (10, (3, 5, 7, 10), (3, 5, 8, 10)),
+        (12, (4, 6, 8, 12), (3, 6, 9, 12)),
+        (24, (8, 12, 16, 24), (6, 12, 18, 24)),
+    ],
+)
+def test_maps_are_taken_at_the_published_depths_and_rounded_alike(
+    depth: int, thirds: tuple[int, ...], quarters: tuple[int, ...]
+) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(vit(depth))
+    assert default_maps(backbone, THIRDS) == InnerMaps(backbone, width=8).blocks == thirds
+    assert default_maps(backbone, QUARTERS) == quarters
+
+
+def test_maps_of_other_networks_are_their_stages() -> None:
+    with torch.device("meta"):
+        swin, short = (
+            build_backbone(SwinConfig(embed_dim=8, depths=(1,) * stages, first_heads=2)) for stages in (4, 2)
+        )
+    assert default_maps(swin, THIRDS) == (1, 2, 3, 4)
+    with pytest.raises(ValueError, match="a feature pyramid needs 4 stages; this swin has 2"):
+        default_maps(short, QUARTERS)
 
 
 @pytest.mark.parametrize(("times", "size"), [(2, (12, 20)), (1, (6, 10)), (0, (3, 5)), (-1, (2, 3)), (-3, (1, 1))])

@@ -5,9 +5,31 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from selfpatch.models.backbones.base import Backbone
+from selfpatch.models.backbones.vit import ViT
+from selfpatch.models.layer_encoder import layer_at
+
 LEVELS = 4
 FINEST_STRIDE = 4
 """Stride of the finest level in pixels; each further level has twice the stride of the one before."""
+
+
+QUARTERS, THIRDS = (1 / 4, 1 / 2, 3 / 4, 1.0), (1 / 3, 1 / 2, 2 / 3, 1.0)
+"""Shares of the depth of a plain ViT at which pyramids take maps: blocks 3, 6, 9, 12 and 4, 6, 8, 12 of 12."""
+
+
+def default_maps(backbone: Backbone, shares: Sequence[float]) -> tuple[int, ...]:
+    """Return the numbers of four maps, counted from 1: a ViT's blocks at shares of its depth, or a network's stages.
+
+    Raises:
+        ValueError: there are not four stages.
+    """
+    count, family = len(backbone.map_dims), backbone.config.family
+    if isinstance(backbone, ViT):
+        return tuple(layer_at(share, count) for share in shares)
+    if count != LEVELS:
+        raise ValueError(f"a feature pyramid needs {LEVELS} stages; this {family} has {count}")
+    return tuple(range(1, LEVELS + 1))
 
 
 def doublings(patch_size: int) -> tuple[int, ...]:

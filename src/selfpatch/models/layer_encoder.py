@@ -1,5 +1,6 @@
 """Features of one layer of a network: an earlier block of a ViT, a stage of another network, or keys of attention."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -115,6 +116,14 @@ def _with_output_stride(encoder: Encoder, stride: int, dilate: bool) -> BranchEn
     return BranchEncoder(finer, encoder.pool, normed_patches=encoder.normed_patches).train(encoder.training)
 
 
+def layer_at(share: float, count: int) -> int:
+    """Return the number of the layer, of `count` that are counted from 1, nearest to a share of the depth.
+
+    Of two layers that are equally near, the later one is taken.
+    """
+    return max(1, math.floor(share * count + 0.5))
+
+
 def _chosen_layer(
     backbone: Backbone, block: int | None, stage: int | None, depth: float | None, near_stride: int | None
 ) -> int:
@@ -130,7 +139,7 @@ def _chosen_layer(
     if given is not None:
         return given
     if depth is not None:
-        return max(1, round(depth * count))
+        return layer_at(depth, count)
     if near_stride is None:
         return count
     distances = [abs(stride - near_stride) for stride in backbone.map_strides]

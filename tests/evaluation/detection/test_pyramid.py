@@ -58,7 +58,7 @@ def test_a_pyramid_that_does_not_fit_is_told() -> None:
         InnerMaps(tiny_encoder("resnet50").backbone, width=8, blocks=(1, 2, 3, 4))
     with pytest.raises(ValueError, match="give 4 of 1 to 4"):
         InnerMaps(vit(8), width=8, blocks=(1, 2, 3, 5))
-    with pytest.raises(ValueError, match="has 2 stages"):
+    with pytest.raises(ValueError, match="needs 4 stages; this resnet has 2"):
         InnerMaps(tiny_encoder("resnet50", depths=(1, 1)).backbone, width=8)
 
 

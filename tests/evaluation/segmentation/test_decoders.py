@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from selfpatch.evaluation.feature_pyramid import THIRDS, default_maps
 from selfpatch.evaluation.segmentation.decoder_config import UPerNetConfig
 from selfpatch.evaluation.segmentation.decoders import FCNHead, SemanticFPN, UPerNet
-from selfpatch.evaluation.segmentation.segmenter import Segmenter, Taps, default_blocks
+from selfpatch.evaluation.segmentation.segmenter import Segmenter, Taps
 from selfpatch.models.backbones.build import build_backbone, named_backbone_config
 
 
@@ -40,7 +41,7 @@ def test_an_upernet_has_the_parameters_of_the_published_one() -> None:
         assert count(FCNHead(768, 150)) == 768 * 256 * 9 + 512 + 256 * 150 + 150
         for name, millions in {"swin_tiny": 60, "swin_small": 81, "swin_base": 121}.items():
             swin = build_backbone(named_backbone_config(name))
-            taps = Taps(swin, default_blocks(swin, "upernet"), normed=False)
+            taps = Taps(swin, default_maps(swin, THIRDS), normed=False)
             network = Segmenter(taps, 150, UPerNetConfig(channels=512))
             assert round(count(network) / 1e6) == millions, "of arXiv 2103.14030, table 3"
 

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfpatch.evaluation.feature_pyramid import QUARTERS, THIRDS, default_maps
 from selfpatch.evaluation.finetuning import layer_groups, trainable_copy
 from selfpatch.evaluation.segmentation.decoder_config import DecoderConfig, FPNConfig, UPerNetConfig
-from selfpatch.evaluation.segmentation.segmenter import Segmenter, Taps, default_blocks
-from selfpatch.models.backbones.build import build_backbone, build_timm, named_backbone_config
+from selfpatch.evaluation.segmentation.segmenter import Segmenter, Taps
+from selfpatch.models.backbones.build import build_backbone, build_timm
 from selfpatch.models.backbones.config import AnyBackboneConfig, ConvNeXtConfig, ResNetConfig, SwinConfig, ViTConfig
 from tests.helpers.tiny_eva import EVA02
 
@@ -58,7 +59,7 @@ def segmenter(
     torch.manual_seed(0)
     plain = build_backbone(shape)
     backbone = trainable_copy(plain, drop_path=0.0, grid=math.ceil(side / plain.patch_size))
-    taps = Taps(backbone, default_blocks(backbone, head), normed=normed)
+    taps = Taps(backbone, default_maps(backbone, QUARTERS if head == "fpn" else THIRDS), normed=normed)
     return Segmenter(taps, 3, CONFIGS[head](rescale=rescale, channels=16, auxiliary_channels=8))
 
 
@@ -100,19 +101,6 @@ def test_normed_maps_have_been_through_the_final_norm() -> None:
     images = torch.randn(1, 3, 32, 32)
     expected = network.taps.backbone(images).patches.movedim(-1, 1)
     torch.testing.assert_close(network._maps(images)[-1], expected)
-
-
-def test_maps_are_taken_at_the_published_depths() -> None:
-    with torch.device("meta"):
-        base, large = (build_backbone(named_backbone_config(name)) for name in ("vit_base", "vit_large"))
-        swin, short = build_backbone(SWIN), build_backbone(SwinConfig(embed_dim=8, depths=(1, 1), first_heads=2))
-    assert default_blocks(base, "fpn") == (3, 6, 9, 12)
-    assert default_blocks(base, "upernet") == (4, 6, 8, 12)
-    assert default_blocks(large, "fpn") == (6, 12, 18, 24)
-    assert default_blocks(large, "upernet") == (8, 12, 16, 24)
-    assert default_blocks(swin, "upernet") == (1, 2, 3, 4)
-    with pytest.raises(ValueError, match="a decoder needs 4 stages; this swin has 2"):
-        default_blocks(short, "fpn")
 
 
 def test_the_loss_is_averaged_over_all_pixels_and_ignores_void() -> None:

@@ -13,6 +13,7 @@ from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.debiased import Debiasing
 from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.finite_features import checked_features
+from selfpatch.models.layer_encoder import layer_at
 from selfpatch.ops.images import normalise
 
 
@@ -42,7 +43,7 @@ class DepthFeatures:
             raise ValueError(f"blocks is {config.blocks}, but this ViT has {count}; use 1 to {count}")
         if config.cls_token and not encoder.backbone.has_class_token:
             raise ValueError("cls_token is on, but this ViT has no CLS token; give --no-cls-token")
-        self.blocks = tuple(round(count * (i + 1) / config.blocks) for i in range(config.blocks))
+        self.blocks = tuple(layer_at((i + 1) / config.blocks, count) for i in range(config.blocks))
         self.dim = encoder.dim * config.blocks * (2 if config.cls_token else 1)
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from selfpatch.evaluation.feature_pyramid import FINEST_STRIDE, LEVELS, FourStrides, doublings, rescaling
+from selfpatch.evaluation.feature_pyramid import (
+    FINEST_STRIDE,
+    LEVELS,
+    THIRDS,
+    FourStrides,
+    default_maps,
+    doublings,
+    rescaling,
+)
 from selfpatch.models.backbones.base import Backbone
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.layers.batch_norm import BatchNorm2d
@@ -138,18 +146,14 @@ NORMS: Mapping[str, Callable[[int], nn.Module] | None] = {"none": None, "layer":
 
 def _blocks(backbone: Backbone, blocks: Sequence[int] | None) -> tuple[int, ...]:
     """Return the four blocks or stages whose maps are used, counted from 1."""
+    if blocks is None:
+        return default_maps(backbone, THIRDS)
     count, family = len(backbone.map_dims), backbone.config.family
-    if isinstance(backbone, ViT):
-        if blocks is None:
-            return tuple(max(1, round(count * share)) for share in (1 / 3, 1 / 2, 2 / 3, 1))
-        if len(blocks) != LEVELS or not all(1 <= block <= count for block in blocks):
-            raise ValueError(f"blocks are {list(blocks)}; give {LEVELS} of 1 to {count}, the finest map's first")
-        return tuple(blocks)
-    if blocks is not None:
+    if not isinstance(backbone, ViT):
         raise ValueError(f"blocks are for a plain ViT; a {family} gives its stages, leave blocks out")
-    if count != LEVELS:
-        raise ValueError(f"this {family} has {count} stages; detection needs {LEVELS}")
-    return tuple(range(1, LEVELS + 1))
+    if len(blocks) != LEVELS or not all(1 <= block <= count for block in blocks):
+        raise ValueError(f"blocks are {list(blocks)}; give {LEVELS} of 1 to {count}, the finest map's first")
+    return tuple(blocks)
 
 
 def padded(images: Sequence[Tensor], multiple: int, smallest: Sequence[int] = (0, 0)) -> Tensor:

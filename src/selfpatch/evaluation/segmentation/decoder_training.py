@@ -18,6 +18,7 @@ from selfpatch.core.schedules import polynomial_factor
 from selfpatch.core.transfer import to_device
 from selfpatch.core.types import Encoder
 from selfpatch.evaluation.batches import Batches
+from selfpatch.evaluation.feature_pyramid import QUARTERS, THIRDS, default_maps
 from selfpatch.evaluation.finetuning import layer_groups, require_network, trainable_copy
 from selfpatch.evaluation.identity import encoder_identity
 from selfpatch.evaluation.probe_training import TrainingPlan, fit
@@ -27,7 +28,7 @@ from selfpatch.evaluation.segmentation.dataset import SegmentationSet
 from selfpatch.evaluation.segmentation.decoder_config import DecoderConfig
 from selfpatch.evaluation.segmentation.decoders import Norm
 from selfpatch.evaluation.segmentation.inference import FittedMethod, image_predictor
-from selfpatch.evaluation.segmentation.segmenter import Segmenter, Taps, default_blocks
+from selfpatch.evaluation.segmentation.segmenter import Segmenter, Taps
 from selfpatch.evaluation.workload import Training, Workload
 from selfpatch.models.backbones.vit import ViT
 from selfpatch.models.encoder import BranchEncoder
@@ -65,7 +66,7 @@ def resolve(config: DecoderConfig, encoder: BranchEncoder) -> DecoderConfig:
         stride=config.stride or stride,
         warmup=min(config.warmup, config.steps // 10),
         channels=config.channels or width,
-        blocks=config.blocks or default_blocks(encoder.backbone, config.method),
+        blocks=config.blocks or default_maps(encoder.backbone, QUARTERS if config.method == "fpn" else THIRDS),
     )
 
 

@@ -1,14 +1,12 @@
 """The trained network of a decoder: a backbone, maps from inside it, and a decoder that gives logits per pixel."""
 
-import math
 from collections.abc import Sequence
-from fractions import Fraction
 from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from selfpatch.evaluation.feature_pyramid import LEVELS, FourStrides
+from selfpatch.evaluation.feature_pyramid import FourStrides
 from selfpatch.evaluation.segmentation.decoder_config import DecoderConfig
 from selfpatch.evaluation.segmentation.decoders import FCNHead, Norm, SemanticFPN, UPerNet, norm_layer
 from selfpatch.evaluation.segmentation.pixel_loss import pixel_loss
@@ -17,26 +15,6 @@ from selfpatch.models.backbones.vit import ViT
 
 AUXILIARY_WEIGHT = 0.4
 AUXILIARY_LEVEL = 2
-
-_DEPTHS = {
-    "fpn": (Fraction(1, 4), Fraction(1, 2), Fraction(3, 4), Fraction(1)),
-    "upernet": (Fraction(1, 3), Fraction(1, 2), Fraction(2, 3), Fraction(1)),
-}
-"""Depths of a plain ViT that maps are taken at: blocks 3, 6, 9, 12 and 4, 6, 8, 12 of twelve."""
-
-
-def default_blocks(backbone: Backbone, method: str) -> tuple[int, ...]:
-    """Return the maps that `fpn` or `upernet` sees, counted from 1: blocks of a ViT, or the four stages of a network.
-
-    Raises:
-        ValueError: there are not four stages.
-    """
-    if isinstance(backbone, ViT):
-        return tuple(math.ceil(share * backbone.num_layers) for share in _DEPTHS[method])
-    stages = len(backbone.map_dims)
-    if stages != LEVELS:
-        raise ValueError(f"a decoder needs {LEVELS} stages; this {backbone.config.family} has {stages}")
-    return tuple(range(1, LEVELS + 1))
 
 
 class Taps(nn.Module):
