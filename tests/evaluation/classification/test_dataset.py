@@ -54,6 +54,15 @@ def test_a_replaced_image_changes_the_fingerprint(folder: Path) -> None:
     assert open_splits(folder)[0].fingerprint != before
 
 
+def test_a_limit_is_of_the_images_whose_labels_are_used(folder: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "some.txt"
+    listed.write_text("red_3.png\nblue_1.png\ngreen_5.png\n")
+    train, test = open_splits(folder, limit=2, labels=str(listed))
+    assert [train.name(i) for i in range(len(train))] == ["blue/blue_1.png", "red/red_3.png"]
+    assert len(test) == 2
+    assert len(open_splits(folder, limit=5, labels="25%")[0]) == 5, "of 2 of each of 3 classes"
+
+
 def test_labels_may_be_listed(folder: Path, tmp_path: Path) -> None:
     train, _ = open_splits(folder)
     listed = tmp_path / "some.txt"

@@ -50,7 +50,7 @@ def test_a_cluster_without_points_gets_the_farthest_one() -> None:
 def test_coinciding_points_are_clustered() -> None:
     found = kmeans(torch.ones(10, 2), 3, iterations=5, restarts=1, rng=np.random.default_rng(0))
     assert found.inertia == 0
-    with pytest.raises(ValueError, match="3 clusters cannot be made of 2 patches"):
+    with pytest.raises(ValueError, match="3 clusters cannot be made of 2 patches; use fewer clusters, more images or"):
         kmeans(torch.ones(2, 2), 3, iterations=5, restarts=1, rng=np.random.default_rng(0))
 
 

@@ -68,16 +68,20 @@ class LabelledImages:
         return digest.hexdigest()[:32]
 
 
-def open_splits(root: Path, limit: int | None = None) -> tuple[LabelledImages, LabelledImages]:
-    """Open the training and the test images of a data set, at most `limit` of each.
+def open_splits(
+    root: Path, limit: int | None = None, labels: str | None = None, seed: int = 0
+) -> tuple[LabelledImages, LabelledImages]:
+    """Open the training images whose `labels` are used and the test images of a data set, at most `limit` of each.
 
     They are those of train/ and of val/ (or test/), with one sub-folder per class in each, or those that
     `read_published` finds.
 
     Raises:
-        ValueError: a split or its classes are missing, or the test set has a class that the training set lacks.
+        ValueError: a split or its classes are missing, the test set has a class that the training set lacks, or as
+            `with_labels`.
     """
     train, test = _open_splits(root)
+    train = with_labels(train, labels, seed)
     return (train, test) if limit is None else (train.limited(limit), test.limited(limit))
 
 

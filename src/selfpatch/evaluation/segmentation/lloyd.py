@@ -56,8 +56,8 @@ def kmeans(
     """
     if not 1 <= k <= len(points):
         raise ValueError(
-            f"{counted(k, 'cluster')} cannot be made of {counted(len(points), 'patch')}; use more images or a larger "
-            "resolution"
+            f"{counted(k, 'cluster')} cannot be made of {counted(len(points), 'patch')}; use fewer clusters, more "
+            "images or a larger resolution"
         )
     runs = []
     for number in range(restarts):

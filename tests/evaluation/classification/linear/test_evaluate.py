@@ -64,7 +64,7 @@ def test_the_sweep_chooses_by_held_out_training_images_alone(folder: Path, monke
     assert [row["lr"] for row in result.rows] == [1e-6, 5.0]
     assert result.metrics["top-1"] == 1.0
 
-    def misled(root: Path, limit: int | None = None) -> tuple[LabelledImages, LabelledImages]:
+    def misled(root: Path, *_: Any) -> tuple[LabelledImages, LabelledImages]:
         train, test = open_splits(root)
         return train, replace(test, labels=(test.labels + 1) % 3)
 

@@ -28,7 +28,6 @@ from selfpatch.evaluation.classification.dataset import (
     map_centre_crops,
     open_splits,
     split_sizes,
-    with_labels,
 )
 from selfpatch.evaluation.classification.degenerate import check_classes, check_scores
 from selfpatch.evaluation.classification.finetune.augmentation import AugmentedImages, Mixing
@@ -62,8 +61,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: FinetuneConfig, output:
     if config.rand_augment and len(encoder.mean) != 3:
         raise ValueError(f"RandAugment is for 3 channels, not {len(encoder.mean)}; set rand_augment to 0")
     check_crop(encoder, config)
-    train, test = open_splits(Path(data).expanduser(), config.limit)
-    train = with_labels(train, config.labels, config.seed)
+    train, test = open_splits(Path(data).expanduser(), config.limit, config.labels, config.seed)
     config = replace(config, batch_size=min(config.batch_size, len(train)))
     settings = config.recorded()
     recorded = settings | {"data": str(data)}

@@ -26,7 +26,6 @@ from selfpatch.evaluation.classification.dataset import (
     hold_out,
     open_splits,
     split_sizes,
-    with_labels,
 )
 from selfpatch.evaluation.classification.degenerate import check_classes
 from selfpatch.evaluation.classification.linear.config import LinearConfig
@@ -57,8 +56,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: LinearConfig, output: O
         ValueError: data or settings do not fit, a training image cannot be read, or the folder holds another training.
     """
     check_crop(encoder, config)
-    train, test = open_splits(Path(data).expanduser(), config.limit)
-    train = with_labels(train, config.labels, config.seed)
+    train, test = open_splits(Path(data).expanduser(), config.limit, config.labels, config.seed)
     features = FrozenFeatures(encoder, blocks=config.blocks, mean_patch=config.mean_patch, precision=config.precision)
     batch_size = min(config.batch_size, len(train))
     config = replace(config, batch_size=batch_size, blocks=features.blocks, mean_patch=features.mean_patch)
