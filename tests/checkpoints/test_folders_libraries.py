@@ -111,6 +111,25 @@ def test_transformers_folder_gives_its_features(kind: str, tmp_path: Path) -> No
             assert load_encoder(str(source))[0].backbone.config == encoder.backbone.config
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("vit_base_patch32_siglip_gap_256", {}),
+        ("vit_small_patch16_224", {"act_layer": "gelu_tanh"}),
+        ("vit_small_patch16_224", {"act_layer": "quick_gelu"}),
+    ],
+)
+def test_activations_of_timm_that_no_tensor_shows_are_refused(
+    name: str, arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    """With other sizes than its name's, a model is told from its tensors, as one with GELU."""
+    arguments = {"embed_dim": 32, "depth": 1, "num_heads": 2, "img_size": 64, **arguments}
+    model = timm.create_model(name, num_classes=0, **arguments)
+    save_for_hf(model, tmp_path, model_args=arguments)
+    with pytest.raises(ValueError, match=r"with the activation '(gelu_tanh|quick_gelu)', which is not built here"):
+        load_encoder(str(tmp_path))
+
+
 REFUSED = {
     "activation": ("vit", {"hidden_act": "relu"}, "the activation 'relu', which is not built here"),
     "activation of a gate": ("dinov3", {"use_gated_mlp": True, "hidden_act": "gelu_new"}, "the activation 'gelu_new'"),

@@ -14,6 +14,7 @@ from selfpatch.config.schema import checked
 from selfpatch.core.folders import visible_entries
 from selfpatch.core.text import counted
 from selfpatch.core.text_files import read_json
+from selfpatch.models.backbones.build import timm_activation
 from selfpatch.models.backbones.config import AnyBackboneConfig, ViTConfig
 
 Config = TypeVar("Config", bound=AnyBackboneConfig)
@@ -140,6 +141,15 @@ def _check_fixed(config: AnyBackboneConfig, content: Mapping[str, Any], folder: 
             raise ValueError(
                 f"{folder} holds a network with {what} {shown(content[name])}, which is not built here; give another"
             )
+    architecture, arguments = content.get("architecture"), content.get("model_args")
+    if config.timm_model is not None or not isinstance(architecture, str):
+        return
+    given = arguments.get("act_layer") if isinstance(arguments, Mapping) else None
+    activation = timm_activation(architecture) if given is None else given
+    if activation is not None and activation not in _FIXED[family]["hidden_act"]:
+        raise ValueError(
+            f"{folder} holds a network with the activation {shown(activation)}, which is not built here; give another"
+        )
 
 
 def timm_architecture(folder: Path) -> str | None:

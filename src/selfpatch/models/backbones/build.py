@@ -11,7 +11,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import Mlp
+from timm.layers import GlobalResponseNormMlp, Mlp, get_act_layer
 from timm.models.convnext import ConvNeXt as TimmConvNeXt
 from timm.models.eva import Eva as TimmEva
 from timm.models.resnet import Bottleneck
@@ -162,6 +162,20 @@ def build_timm(
             found = replace(found, final_norm=False)
     backbone_class, _ = (Eva, None) if isinstance(trunk, TimmEva) else _FAMILIES[found.family]
     return backbone_class(trunk, found)
+
+
+def timm_activation(name: str) -> str | None:
+    """Return the activation of the MLPs of a model of timm's, e.g. `gelu_tanh`; None if there is no such model.
+
+    No tensor shows it. A gate is none, as tensors show it.
+    """
+    if not timm.is_model(name):
+        return None
+    with torch.device("meta"):
+        trunk = timm.create_model(name)
+    kinds = {type(part.act) for part in trunk.modules() if isinstance(part, (Mlp, GlobalResponseNormMlp))}
+    names = {nn.GELU: "gelu"} | {get_act_layer(act): act for act in ("gelu", "gelu_tanh", "quick_gelu", "silu")}
+    return next((names.get(kind, kind.__name__) for kind in kinds), None)
 
 
 def has_timms_keys(config: AnyBackboneConfig) -> bool:
