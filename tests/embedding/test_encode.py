@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from selfpatch.embedding.config import EmbedConfig
 from selfpatch.embedding.encode import columns_of, features_of, fitted
@@ -30,6 +31,27 @@ def test_features_are_those_of_evaluations(kind: str, debias: int) -> None:
         torch.testing.assert_close(columns["patches"], patch_features(encoder, IMAGES))
     else:
         assert (columns["patches"] - patch_features(encoder, IMAGES)).abs().max() > 1e-4
+
+
+class OfUser(nn.Module):
+    """A module of a user, whose call gives two tensors of its own choice."""
+
+    mean, std, dim, patch_size, device = (0.0,) * 3, (1.0,) * 3, 3, 8, torch.device("cpu")
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.image(images) + 1, self.patches(images) + 1
+
+    def patches(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.avg_pool2d(images, 8)
+
+    def image(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3))
+
+
+def test_the_call_of_a_module_of_a_user_is_not_taken_for_its_features() -> None:
+    columns = features_of(OfUser(), IMAGES, EmbedConfig(features=BOTH, dtype="float32"))
+    torch.testing.assert_close(columns["image"], image_features(OfUser(), [IMAGES]))
+    torch.testing.assert_close(columns["patches"], patch_features(OfUser(), IMAGES))
 
 
 def test_types_of_numbers() -> None:

@@ -33,6 +33,7 @@ from selfpatch.embedding.videos import FrameRows, find_videos, is_video
 from selfpatch.evaluation.identity import encoder_identity
 from selfpatch.evaluation.result import Progress, silent
 from selfpatch.evaluation.workload import Workload
+from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.features import evaluating
 
 
@@ -182,7 +183,7 @@ def _report(
         encoder.device = found  # type: ignore[misc]
 
     def forward(images: Tensor) -> object:
-        if len(config.features) == 2 and isinstance(encoder, nn.Module):
+        if len(config.features) == 2 and isinstance(encoder, BranchEncoder):
             return encoder(images)  # one pass
         return [getattr(encoder, name)(images) for name in config.features]
 

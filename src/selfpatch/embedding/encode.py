@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfpatch.core.distributed import barrier
 from selfpatch.core.types import Encoder
@@ -22,6 +22,7 @@ from selfpatch.evaluation.encoders import in_precision
 from selfpatch.evaluation.result import Progress
 from selfpatch.evaluation.sharding import share_of
 from selfpatch.models.debiased import debiased
+from selfpatch.models.encoder import BranchEncoder
 from selfpatch.models.finite_features import checked_features
 from selfpatch.ops.images import normalise, to_common_dtype
 
@@ -99,7 +100,7 @@ def features_of(encoder: Encoder, images: Tensor, config: EmbedConfig) -> dict[s
     """Return the columns of features of a batch of images [b, C, H, W] in uint8, or float32 in [0, 1]."""
     batch = normalise(images.to(encoder.device), encoder.mean, encoder.std)
     values: dict[str, Tensor] = {}
-    if len(config.features) == 2 and isinstance(encoder, nn.Module) and not config.debias:
+    if len(config.features) == 2 and isinstance(encoder, BranchEncoder) and not config.debias:
         with torch.autocast(encoder.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             values["image"], values["patches"] = encoder(batch)  # one pass
     else:
