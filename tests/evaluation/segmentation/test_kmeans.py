@@ -19,7 +19,7 @@ from selfpatch.evaluation.encoders import FunctionEncoder, RawPatch
 from selfpatch.evaluation.result import Result
 from selfpatch.evaluation.segmentation.config import KMeansSegmentationConfig, SegmentationConfig
 from selfpatch.evaluation.segmentation.evaluate import evaluate
-from selfpatch.evaluation.segmentation.kmeans import _KMEANS_STREAM, _SUBSET_STREAM
+from selfpatch.evaluation.segmentation.kmeans import _KMEANS_STREAM, _SUBSET_STREAM, count_clusters
 from tests.helpers.largest_tensor import LargestTensor
 
 SIDE, PATCH, CLASSES, MASK, K = 24, 4, 4, 10, 7
@@ -119,6 +119,11 @@ def test_the_presets_are_those_of_neco_and_leopart() -> None:
         assert (config.iterations, config.restarts, config.seeds) == (100, 5, 5)
     assert (many.num_clusters, many.matching) == (500, "precision")
     assert (few.num_clusters, few.matching) == (None, "one_to_one_iou")
+
+
+def test_void_among_the_classes_has_no_cluster() -> None:
+    assert count_clusters(KMeansSegmentationConfig(), 302) == 301  # ImageNet-S300, whose number 255 is void
+    assert count_clusters(KMeansSegmentationConfig(), 255) == 255
 
 
 def test_features_that_are_narrower_than_the_components_are_kept_whole(noise: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,9 @@ def test_void_of_ade20k_is_a_class_that_is_never_right(tmp_path: Path) -> None:
     assert remembered.classes[:2] == ("(void)", "wall")
     assert remembered.read(0)[1].tolist() == [[0, 1, 150, 1]]
     assert scored.read(0)[1].tolist() == [[255, 1, 150, 1]]
+    full = replace(ade, classes=tuple(map(str, range(255))))
+    with pytest.raises(ValueError, match="makes 256 classes, of which 255 are possible"):
+        full.with_void_class(labelled=True)
 
 
 def test_settings_that_do_not_fit_are_refused(noise: Path) -> None:

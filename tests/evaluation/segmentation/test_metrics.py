@@ -62,6 +62,13 @@ def test_scores_without_labels_are_nan() -> None:
     assert np.isnan(Scores.of(torch.zeros(3, 3)).miou)
 
 
+def test_the_number_of_void_is_no_absent_class() -> None:
+    counts = np.zeros((IGNORE + 2, IGNORE + 2))  # as of ImageNet-S, which has more classes than that number
+    counts[0, 0] = counts[IGNORE + 1, IGNORE + 1] = 1
+    assert Scores.of(counts, absent_as_zero=True).miou == pytest.approx(2 / (IGNORE + 1))
+    assert Scores.of(counts[:5, :5], absent_as_zero=True).miou == pytest.approx(1 / 5)
+
+
 def test_other_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="give two of one shape"):
         confusion(torch.zeros(2, 2), torch.zeros(2, 3), 2)

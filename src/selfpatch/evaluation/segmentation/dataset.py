@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from selfpatch.core.folders import files_below, stems_in, subfolders
+from selfpatch.core.text import counted
 from selfpatch.core.text_files import numbered_lines, read_text
 from selfpatch.data.decode.pillow import read_image
 from selfpatch.data.images import evenly_spread
@@ -128,9 +129,17 @@ class SegmentationSet:
             0 is void (ADE20K):  classes are (void), then the others; void becomes class 0 if `labelled`
 
         Void pixels stay void if not `labelled`.
+
+        Raises:
+            ValueError: a class would get the number of void.
         """
         void, named = self.table == IGNORE, self.table >= 0
         shift = int(void[0])
+        if shift and len(self.classes) >= IGNORE:
+            raise ValueError(
+                f"void as a class of its own makes {counted(len(self.classes) + 1, 'class')}, of which "
+                f"{IGNORE} are possible; set void_as_background to False"
+            )
         table = np.where(void, 0 if labelled else IGNORE, np.where(named, self.table + shift, self.table))
         return replace(self, classes=(*["(void)"] * shift, *self.classes), table=table)
 

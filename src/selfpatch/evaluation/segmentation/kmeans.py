@@ -23,7 +23,7 @@ from selfpatch.evaluation.lazy_image import LazyImage
 from selfpatch.evaluation.result import Output
 from selfpatch.evaluation.segmentation.augmentation import resize_nearest
 from selfpatch.evaluation.segmentation.config import KMeansSegmentationConfig
-from selfpatch.evaluation.segmentation.dataset import SegmentationSet
+from selfpatch.evaluation.segmentation.dataset import IGNORE, SegmentationSet
 from selfpatch.evaluation.segmentation.inference import FittedMethod
 from selfpatch.evaluation.segmentation.lloyd import kmeans, nearest_centre
 from selfpatch.evaluation.segmentation.matching import classes_of_clusters
@@ -117,11 +117,12 @@ def pixels_of_patches(labels: np.ndarray, grid: Sequence[int], num_classes: int)
 
 
 def count_clusters(config: KMeansSegmentationConfig, num_classes: int) -> int:
-    """Return the number of clusters for a number of classes.
+    """Return the number of clusters for a number of classes, among which may be that of void (ImageNet-S).
 
     Raises:
         ValueError: one-to-one matching is asked for with another number of clusters than classes.
     """
+    num_classes -= num_classes > IGNORE
     num_clusters = config.num_clusters or num_classes
     if config.matching.startswith("one_to_one") and num_clusters != num_classes:
         raise ValueError(

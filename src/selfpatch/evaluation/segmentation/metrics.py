@@ -59,7 +59,7 @@ class Scores:
     def of(cls, counts: Tensor | np.ndarray, *, absent_as_zero: bool = False) -> "Scores":
         """Return the scores of [C, C] counts of (truth, prediction); all are nan where there is no pixel.
 
-        With `absent_as_zero`, classes that neither has count as 0 in `miou`.
+        With `absent_as_zero`, classes that neither has count as 0 in `miou`; the number of void is none.
         """
         matrix = torch.as_tensor(counts).cpu().numpy().astype(np.float64)
         correct, of_truth, of_prediction = np.diagonal(matrix), matrix.sum(1), matrix.sum(0)
@@ -67,7 +67,8 @@ class Scores:
             iou = correct / (of_truth + of_prediction - correct)
             acc = correct / of_truth
             aacc = float(correct.sum() / matrix.sum())
-        miou = _mean(np.nan_to_num(iou)) if absent_as_zero and matrix.any() else _mean(iou)
+        classes = np.arange(len(iou)) != IGNORE  # ImageNet-S has more classes than that number
+        miou = _mean(np.nan_to_num(iou)[classes]) if absent_as_zero and matrix.any() else _mean(iou)
         return cls(miou, aacc, _mean(acc), iou, acc)
 
     def metrics(self) -> dict[str, float]:
