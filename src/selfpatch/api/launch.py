@@ -99,7 +99,9 @@ class Continued:
     """Function that submitit calls in each process of a job, and calls again when the job was preempted.
 
     The function continues from what is on disk. If signal n stops it, it saves and raises SystemExit(128 + n). After a
-    signal of preemption, the main process queues the job again.
+    signal of preemption, the main process queues the job again. After SIGTERM it ends without a result, so that the
+    state of Slurm says what has become of the job: Slurm itself puts back one that it preempts, and not one that was
+    cancelled.
     """
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
@@ -119,6 +121,8 @@ class Continued:
             return self.function(argument)
         except SystemExit as stopped:
             code = stopped.code
+        if code == 128 + signal.SIGTERM:
+            raise SystemExit(code)  # no error, which submitit would keep as the job's result
         if not isinstance(code, int) or code - 128 not in PREEMPTION:
             raise JobFailed(f"exit code {code}")
         # submitit's handler queues the job again and ends the main process; the others return.

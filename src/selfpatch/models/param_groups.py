@@ -52,8 +52,8 @@ def layer_lr_scales(backbone: Backbone, layer_decay: float, patch_embed_scale: f
 
         layer l of the L of the backbone: layer_decay^(L + 1 - l)
 
-    The embedding is layer 0; what comes after the last block is layer L + 1. A mask token is left out. The patch
-    projection has the factor `patch_embed_scale` on top.
+    The embedding is layer 0; what comes after the last block is layer L + 1. A mask token is left out, where DINOv2's
+    released code takes it for a part of the embedding. The patch projection has the factor `patch_embed_scale` on top.
     """
     top = backbone.num_layers + 1
     return {
