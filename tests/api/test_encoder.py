@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 
 import selfpatch
 from selfpatch.api.encoder import open_encoder
@@ -22,6 +24,14 @@ def test_names_of_nothing_are_refused(weights: Any) -> None:
     with pytest.raises(ValueError, match=r"no weights at|unknown model") as refused:
         selfpatch.load(weights, device="cpu")
     assert "\n" not in str(refused.value)
+
+
+def test_a_network_of_timm_is_told_how_it_is_measured() -> None:
+    model = timm.create_model("test_vit", num_classes=0, dynamic_img_size=True).eval()
+    with pytest.raises(ValueError, match=r"a VisionTransformer, .* its state dict .* load_options=\{'prefix_tokens"):
+        open_encoder(model)
+    encoder, _ = open_encoder(model.forward_features, patch_size=16, load_options={"prefix_tokens": 1})
+    assert encoder.patches(torch.zeros(1, 3, 32, 48)).shape == (1, 64, 2, 3)
 
 
 def test_a_class_is_no_encoder() -> None:

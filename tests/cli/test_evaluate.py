@@ -122,7 +122,7 @@ def test_results_side_by_side(capsys: pytest.CaptureFixture[str], run: Path, tmp
     for weights, out in [(run, "a"), ("baseline:mean-colour:8", "b")]:
         options = f"--data {davis} --out {tmp_path / out} --resolution 48 --device cpu"
         assert main(f"evaluate davis --weights {weights} {options}".split()) == 0
-    files = [str(tmp_path / name / "result.json") for name in "ab"]
+    files = [str(tmp_path / "a"), str(tmp_path / "b" / "result.json")]
     capsys.readouterr()
     assert main(["evaluate", "--compare", *files]) == 0
     shown = capsys.readouterr().out

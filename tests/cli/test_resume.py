@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from selfpatch.cli.main import main
 from tests.helpers.command_line import differences
 
 
-def test_resuming_a_finished_run_changes_nothing(run: Path) -> None:
+def test_resuming_a_finished_run_changes_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = [run / "metrics.jsonl", run / "config.yaml", *run.glob("checkpoints/*")]
     before, weights = [path.read_bytes() for path in kept], load_file(run / "exported" / "backbone.safetensors")
     assert main(["resume", str(run)]) == 0
+    assert re.match(r"all \d+ steps are done\n", capsys.readouterr().out)
     assert [path.read_bytes() for path in kept] == before
     assert differences(load_file(run / "exported" / "backbone.safetensors"), weights) == []
 

@@ -220,6 +220,7 @@ def test_the_table() -> None:
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(comparison.table())
     text = console.export_text()
+    assert "mean of 2" in str(comparison)
     for part in (
         "score",
         "score, mean of 2",

@@ -107,6 +107,23 @@ def test_table() -> None:
     assert "2 seconds" in text
 
 
+def test_print_shows_the_table_as_the_command_does() -> None:
+    shown = str(Result("knn", {"top-1": 0.125}, notes=["[one] note"]))
+    assert shown == repr(Result("knn", {"top-1": 0.125}, notes=["[one] note"]))
+    assert "Result(" not in shown
+    assert all(part in shown for part in ("metric", "top-1", "0.1250", "[one] note"))
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "\x1b" not in shown
+
+
+def test_the_folder_of_an_evaluation_is_its_result(tmp_path: Path) -> None:
+    RESULT.save(tmp_path / "result.json")
+    assert Result.load(tmp_path) == RESULT
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"no result at .*empty/result\.json"):
+        Result.load(tmp_path / "empty")
+
+
 def test_a_result_of_a_later_version_is_told(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("\ufeff" + json.dumps({**MINIMAL, "later": 1}))
     with pytest.raises(ValueError, match=r"the later 1; it is of another version of selfpatch"):

@@ -160,7 +160,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["evaluate", "--compare", *folders, "--out", str(tmp_path / "card")]) == 0
     assert (tmp_path / "card" / "scorecard.html").is_file()
     assert main(["evaluate", "--compare", *folders]) == 2
-    assert "is a folder; name a folder for the scorecard with --out" in capsys.readouterr().err
+    assert "a holds no result.json; for the folder of a suite, name a scorecard with --out" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert main(["evaluate", "--compare", folders[0], str(tmp_path / "empty"), "--out", str(tmp_path / "card")]) == 2
     assert "empty holds no results" in capsys.readouterr().err

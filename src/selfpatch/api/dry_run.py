@@ -15,7 +15,7 @@ from torch import nn
 from selfpatch.config.run import RunConfig
 from selfpatch.config.schema import height_and_width, size_text
 from selfpatch.core import distributed
-from selfpatch.core.console import literal
+from selfpatch.core.console import Report, literal
 from selfpatch.core.cost import MAX_IMAGES, Cost, measure, measure_batch
 from selfpatch.core.machine import autocast_dtype, device_name
 from selfpatch.core.text import counted
@@ -32,9 +32,9 @@ from selfpatch.training.parallel import recompute_activations
 from selfpatch.training.student_teacher import StudentTeacher
 
 
-@dataclass(frozen=True)
-class DryRun:
-    """Report of what a command would do.
+@dataclass(frozen=True, repr=False)
+class DryRun(Report):
+    """Report of what a command would do; `print` shows it.
 
     Attributes:
         command: the command, e.g. `pretrain` or `evaluate davis`.

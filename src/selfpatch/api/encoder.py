@@ -74,6 +74,11 @@ def open_encoder(
     """
     options = dict(load_options or {})
     if callable(weights) and not isinstance(weights, Encoder):
+        if patch_size is None and hasattr(weights, "forward_features"):
+            raise ValueError(
+                f"weights are a {type(weights).__name__}, a network of another library; save its state dict and name "
+                "the file, or give its forward_features with patch_size=16, load_options={'prefix_tokens': 1}"
+            )
         if patch_size is None:
             raise ValueError("the network is a function of images; say how large its patches are, e.g. patch_size=16")
         function_device = None if device == "auto" else distributed.start(device)

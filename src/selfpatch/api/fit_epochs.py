@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 import tempfile
 import time
 from dataclasses import replace
@@ -63,9 +64,12 @@ def fit_epochs(
     steps = steps_that_fit(left, speed, evaluation, num_evaluations, most)
     steps = int(distributed.broadcast_from_main(str(steps)))
     if steps < 1:
+        one_step = speed.start_up + speed.per_step + evaluation * num_evaluations(1)
+        enough = math.ceil((one_step / (1 - SPARE) + seconds - left / (1 - SPARE)) / 6) / 10
         raise ValueError(
             f"minutes is {config.minutes:g}, in which no step fits: an evaluation takes {evaluation:.1f} s, a step "
-            f"{speed.per_step:.1f} s, and {seconds - left:.0f} s are gone or kept in reserve; allow more minutes"
+            f"{speed.per_step:.1f} s, and {seconds - left:.0f} s are gone or kept in reserve; allow at least "
+            f"{enough:g} minutes"
         )
     rate = f"{config.batch_size / speed.per_step:.3g} images/s"
     if config.epochs is not None and steps == most:

@@ -70,9 +70,9 @@ class CompareOptions:
     """
 
     compare: tuple[DataName, ...]
-    """Two or more result.json files, or folders of suites, whose scorecards are laid side by side."""
+    """Two or more folders or result.json files of one evaluation; with --out, also folders of suites."""
     out: Name | None = None
-    """Folder for the scorecard of folders of suites: a page, a radar, LaTeX, Markdown, CSV and JSON."""
+    """Folder for a scorecard: a page, a radar, LaTeX, Markdown, CSV and JSON."""
     allow_different: bool = False
     """Compare results of other data, settings or evaluations too."""
 
@@ -106,7 +106,7 @@ torchrun --nproc-per-node N -m selfpatch evaluate NAME ...
 selfpatch evaluate all --suite S --weights W
   {about["all"]}
 
-selfpatch evaluate --compare A.json B.json ...
+selfpatch evaluate --compare A B ...
   {about["compare"]}"""
 
 
@@ -134,7 +134,7 @@ def _evaluate(name: str, arguments: list[str]) -> int:
     with progress_bar(name) as progress:
         result = evaluate(name, weights, options.data, options.config, **how, progress=progress)
     if announced_rank() == 0:
-        console.print(result.table())
+        console.print(result)
         console.say("not saved; name a folder with --out" if options.out is None else f"written to {options.out}")
     return 0
 
@@ -155,7 +155,7 @@ def _evaluate_all(arguments: list[str]) -> int:
             state = "failed" if outcome.error else "was done before" if outcome.was_done else "done"
             console.say(f"{name}: left out, {outcome.error}" if outcome.was_refused else f"{name}: {state}")
             if outcome.result is not None:
-                console.print(outcome.result.table())
+                console.print(outcome.result)
 
         outcomes = evaluate_suite(
             options.suite,
@@ -222,13 +222,12 @@ def _compare(arguments: list[str]) -> int:
         make_folder(options.out)
         console.say(f"written to {write_scorecard(card, Path(options.out))}")
         return 0
-    if folders := [path for path in options.compare if Path(path).is_dir()]:
-        raise ValueError(
-            f"{folders[0]} is a folder; name a folder for the scorecard with --out, or give result.json files"
-        )
+    for folder in options.compare:
+        if Path(folder).is_dir() and not (Path(folder) / "result.json").exists():
+            raise ValueError(f"{folder} holds no result.json; for the folder of a suite, name a scorecard with --out")
     from selfpatch.api.evaluate import compare
 
     with progress_bar("compare") as progress:
         comparison = compare(options.compare, allow_different=options.allow_different, progress=progress)
-    console.print(comparison.table())
+    console.print(comparison)
     return 0

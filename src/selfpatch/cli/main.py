@@ -43,7 +43,7 @@ USAGE = """selfpatch {version}: self-supervised pre-training for good patch feat
   selfpatch evaluate NAME --weights W --data D     measure weights by a published protocol:
                                                    {evaluations}
   selfpatch evaluate all --suite S --weights W     run every evaluation that a file lists, and write one report
-  selfpatch evaluate --compare A.json B.json       compare results
+  selfpatch evaluate --compare A B                 compare the results in two folders
   selfpatch show --weights W IMAGE...              draw the patch features of images
   selfpatch embed --weights W --data D --out F     write the features of many images to a file
   selfpatch explore --weights W IMAGE...           write a page to compare patches in a browser; or: explore RUN

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def progress_bar(name: str) -> Iterator[Progress]:
-    """Show a bar, moved by the function that is given out."""
+    """Show a bar on a terminal, moved by the function that is given out."""
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as ProgressBar
 
@@ -23,7 +23,8 @@ def progress_bar(name: str) -> Iterator[Progress]:
 
     named = TextColumn("{task.description}", markup=False)
     columns = named, BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    with ProgressBar(*columns, console=console, transient=True, disable=announced_rank() != 0) as bar:
+    disable = announced_rank() != 0 or not console.is_terminal  # a file would get an empty line
+    with ProgressBar(*columns, console=console, transient=True, disable=disable) as bar:
         task = bar.add_task(name, total=None)
 
         def progress(description: str, done: int, total: int) -> None:

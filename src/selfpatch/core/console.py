@@ -2,13 +2,15 @@
 
 import contextlib
 import errno
+import io
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -102,6 +104,19 @@ WIDTH = 80
 def plain_table(**options: Any) -> Table:
     """Return a table of rich without lines between its columns, so that more of them fit side by side."""
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, caption_justify="left", **options)
+
+
+class Report(ABC):
+    """Base of records that `print`, an interactive Python and a notebook show as the command line does."""
+
+    @abstractmethod
+    def __rich__(self) -> RenderableType:
+        """Return what the command prints."""
+
+    def __repr__(self) -> str:
+        text = io.StringIO()
+        PlainConsole(file=text, width=WIDTH, color_system=None).print(self)
+        return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").split("\n"))
 
 
 def in_lines(items: Iterable[str]) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from rich.table import Table
 
 from selfpatch.config.schema import plain
-from selfpatch.core.console import literal, plain_table
+from selfpatch.core.console import Report, literal, plain_table
 from selfpatch.core.text import format_number, visible
 from selfpatch.evaluation.registry import EVALUATIONS, complete_settings
 from selfpatch.evaluation.result import Progress, Result, silent
@@ -65,9 +65,9 @@ class Row(NamedTuple):
         return "\n".join(lines) or "\N{EN DASH}"
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Metrics of several results, with differences to the first."""
+@dataclass(frozen=True, repr=False)
+class Comparison(Report):
+    """Metrics of several results, with differences to the first; `print` shows its table."""
 
     columns: Sequence[str]
     """Name of each result."""
@@ -79,6 +79,9 @@ class Comparison:
     """Sentences on settings that differ because the networks do, see `EvaluationConfig.network_settings`."""
     warnings: Sequence[str] = ()
     """Sentences on degenerate inputs of the results."""
+
+    def __rich__(self) -> Table:
+        return self.table()
 
     def table(self) -> Table:
         """Return a table for the terminal: a row for each metric, a column for each result, intervals below numbers."""
@@ -119,7 +122,7 @@ def compare(
     both agree for every result, the quoted row has the intervals.
 
     Args:
-        results: two or more results, or the paths of their files.
+        results: two or more results, or the paths of their files or folders.
         allow_different: compare results of different settings, data or evaluations too.
         draws: number of bootstrap draws.
         seed: random seed of the draws; the intervals do not depend on the order of images.

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from selfpatch.config.json_schema import check_json
 from selfpatch.core.atomic_io import write_atomically
-from selfpatch.core.console import in_lines, literal, plain_table
+from selfpatch.core.console import Report, in_lines, literal, plain_table
 from selfpatch.core.dry_run import in_dry_run
 from selfpatch.core.machine import current_versions
 from selfpatch.core.safe_paths import path_below
@@ -90,9 +90,9 @@ class _StoredResult(TypedDict):
     costs: NotRequired[dict[str, float]]
 
 
-@dataclass(frozen=True)
-class Result:
-    """Outcome of one evaluation.
+@dataclass(frozen=True, repr=False)
+class Result(Report):
+    """Outcome of one evaluation; `print` shows its table.
 
     Attributes:
         name: name of the evaluation, e.g. `davis`.
@@ -129,11 +129,12 @@ class Result:
 
     @classmethod
     def load(cls, path: str | Path) -> "Result":
-        """Read a result that `save` wrote.
+        """Read a result that `save` wrote, or the `result.json` of an evaluation's folder.
 
         Raises:
             ValueError: the file is missing or is not a result.
         """
+        path = Path(path) / "result.json" if Path(path).is_dir() else path
         if not Path(path).exists():
             raise ValueError(f"no result at {path}; give the path of a result.json")
         try:
@@ -153,6 +154,9 @@ class Result:
     def warnings(self) -> list[str]:
         """Sentences on degenerate inputs."""
         return [f"Warning: {one}." for one in self.degenerate]
+
+    def __rich__(self) -> Table:
+        return self.table()
 
     def table(self) -> Table:
         """Return a table for the terminal: the rows, with metrics, costs, notes and warnings as caption.

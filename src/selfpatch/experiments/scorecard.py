@@ -119,7 +119,7 @@ def read_network(folder: str | Path) -> NetworkResults:
         ValueError: there is no result, or one cannot be read.
     """
     path = Path(folder).expanduser()
-    files = [path] if path.is_file() else [path / "result.json"] if (path / "result.json").is_file() else []
+    files = [path] if path.is_file() or (path / "result.json").is_file() else []
     left_out = list[LeftOut]()
     if not files and path.is_dir():
         left_out = read_left_out(path)

@@ -96,6 +96,11 @@ class Monitor:
         self._bar.update(hp.step + 1, epoch=hp.epoch + 1, images_per_second=speed, losses=shown, lr=hp.lr)
         self._bar.warn(*(detector.check(hp.step + 1, numbers) for detector in self._detectors))
 
+    def say_where_it_continues(self, first: int, total: int) -> None:
+        """Say after which step a resumed run continues, or that all of its steps are done."""
+        if first:
+            self._bar.say(f"all {total} steps are done" if first == total else f"continues after step {first}/{total}")
+
     def evaluate_at_start(self, first: int) -> None:
         """Measure the teacher of a run that is new, or was stopped before the evaluation after `first` steps."""
         (missing,) = distributed.any_rank(distributed.is_main_process() and not self._log.has_evaluation(first))

@@ -141,6 +141,7 @@ def train(
         run, student_teacher, schedule, logging, batch_size=loader.batch_size, first=first, evaluate=evaluate,
         evaluated_at=evaluation_steps(watch, per_epoch, total), pretrained=pretrained,
     )  # fmt: skip
+    monitor.say_where_it_continues(first, total)
     monitor.evaluate_at_start(first)
     nonfinite = NonFiniteCounter(checkpoint.max_nonfinite)
     with (
