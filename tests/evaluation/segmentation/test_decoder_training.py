@@ -99,7 +99,7 @@ def test_it_learns_two_images_by_heart(photos: Path, head: Literal["fpn", "upern
     assert [row["class"] for row in result.rows] == ["red", "green", "blue"]
     assert set(result.per_image) == {"a", "b"}
     assert result.settings["norm"] == "batch"
-    assert result.settings["blocks"] == ([1, 2, 3, 4] if head == "fpn" else [2, 2, 3, 4])
+    assert result.settings["blocks"] == [1, 2, 3, 4]
     assert [(tmp_path / "out" / picture).is_file() for picture in result.pictures] == [True]
 
 
