@@ -3,10 +3,10 @@
 help:  ## list the tasks
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-test:  ## run all tests (under 15 minutes on two cores)
+test:  ## run all tests (about 16 minutes on two cores)
 	pytest
 
-test-fast:  ## run the tests that are not marked slow (under 3 minutes on two cores)
+test-fast:  ## run the tests that are not marked slow (about 4 minutes on two cores)
 	pytest -m "not slow"
 
 lint:  ## check style, spelling and types
