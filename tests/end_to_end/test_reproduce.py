@@ -30,7 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("XDG_CACHE_HOME", str(root / "cache"))
         for arguments, _ in map(arguments_of, commands()):
             if arguments[0] == "pretrain":
-                config = load_recipe(value_of(arguments, "--recipe"))
+                config = reproduction.config_of(arguments)
                 reproduction.write_run(config, Path(value_of(arguments, "--out")))
             elif "finetune" in arguments[:2] and "imagenet" in arguments and "semi" not in arguments:
                 run = value_of(arguments, "--weights")

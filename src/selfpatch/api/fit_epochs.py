@@ -64,8 +64,8 @@ def fit_epochs(
     steps = steps_that_fit(left, speed, evaluation, num_evaluations, most)
     steps = int(distributed.broadcast_from_main(str(steps)))
     if steps < 1:
-        one_step = speed.start_up + speed.per_step + evaluation * num_evaluations(1)
-        enough = math.ceil((one_step / (1 - SPARE) + seconds - left / (1 - SPARE)) / 6) / 10
+        short = speed.start_up + speed.per_step + evaluation * num_evaluations(1) - left
+        enough = math.ceil((seconds + short / (1 - SPARE)) / 6) / 10  # in tenths of a minute, upwards
         raise ValueError(
             f"minutes is {config.minutes:g}, in which no step fits: an evaluation takes {evaluation:.1f} s, a step "
             f"{speed.per_step:.1f} s, and {seconds - left:.0f} s are gone or kept in reserve; allow at least "

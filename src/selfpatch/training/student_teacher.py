@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from selfpatch.core.types import EncoderOutput, Hyperparameters, Needs, Objective, Views
 from selfpatch.models.anchor import Anchor
 from selfpatch.models.branch import Branch
-from selfpatch.models.layers.batch_norm import average_statistics
+from selfpatch.models.layers.batch_norm import ema_update_statistics
 from selfpatch.models.layers.deferred_state import deferred_states
 from selfpatch.models.layers.ema import ema_update
 from selfpatch.ops.images import normalise
@@ -128,7 +128,7 @@ class StudentTeacher(nn.Module):
                 state.update_where(ok)
         ema_update(self.teacher, self.student, teacher_momentum, ok)
         if not self.needs.teacher_encodes:
-            average_statistics(self.teacher, self.student, teacher_momentum, ok)
+            ema_update_statistics(self.teacher, self.student, teacher_momentum, ok)
 
     def discard_step(self) -> None:
         """Forget what centres and queues accumulated in a step that was not finite."""

@@ -112,14 +112,12 @@ def average_statistics(network: nn.Module, forward: Callable[[Any], Any], batche
     norms = [part for part in network.modules() if isinstance(part, BatchNorm)]
     tracked = {norm: norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None}
     momenta = {norm: norm.momentum for norm in tracked}
-    counts = dict.fromkeys(momenta, 0)
+    begun_at = {norm: int(num_batches) for norm, num_batches in tracked.items()}
     for batch in batches:
         forward(batch)
-        for norm, batches_so_far in tracked.items():
-            before = int(batches_so_far)
-            norm.momentum = 1 / (counts[norm] + 1)
-            norm.update()  # without effect if no process had a row
-            counts[norm] += int(batches_so_far) > before
+        for norm, num_batches in tracked.items():
+            norm.momentum = 1 / (int(num_batches) - begun_at[norm] + 1)
+            norm.update()  # counts no batch without a row on any process
     for norm, momentum in momenta.items():
         norm.momentum = momentum
 

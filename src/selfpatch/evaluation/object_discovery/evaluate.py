@@ -128,24 +128,7 @@ def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, 
         )
     images = limited(images, config.limit)
     output.announce(_workload(view, images, config, str(data)))
-    scored: list[tuple[LabelledImage, dict[str, list[Box]]]] = []
-    pictures, too_large = list[str](), list[str]()
-    share = share_of(len(images))
-    for done, number in enumerate(share, start=1):
-        image = images[number]
-        pixels = to_tensor(read_picture(image.path, len(encoder.mean)))
-        try:
-            found = find_boxes(view, pixels, image.name)
-        except TooManyPatches:
-            too_large.append(image.name)
-        else:
-            baselines = {name: [baseline(*pixels.shape[1:])] for name, baseline in BASELINES.items()}
-            scored.append((image, {**found, **baselines}))
-            if output.folder is not None and number < config.max_pictures:
-                picture = draw_boxes(pixels, image.boxes, found)
-                pictures.append(save_picture(output.folder, numbered(number, image.name), picture))
-        output.progress("images", done, len(share))
-    scored, pictures, too_large = gather(scored), gather(pictures), gather(too_large)
+    scored, pictures, too_large = _find_all(view, images, output)
     if not scored:
         raise ValueError(f"no image of {data} can be used: each has {TOO_LARGE}; {SMALLER}")
     truth = [image.boxes for image, _ in scored]
@@ -167,6 +150,33 @@ def evaluate(encoder: Encoder, data: str | Path, config: ObjectDiscoveryConfig, 
     return Result(
         "discover", metrics, rows, settings, pictures=pictures, per_image=per_image, notes=_too_large_note(too_large)
     )
+
+
+def _find_all(
+    view: PatchView, images: Sequence[LabelledImage], output: Output
+) -> tuple[list[tuple[LabelledImage, dict[str, list[Box]]]], list[str], list[str]]:
+    """Return the images with the boxes of each method and baseline, the pictures, and the names of too large images.
+
+    Each process takes its share of the images, and all return everything.
+    """
+    scored: list[tuple[LabelledImage, dict[str, list[Box]]]] = []
+    pictures, too_large = list[str](), list[str]()
+    share = share_of(len(images))
+    for done, number in enumerate(share, start=1):
+        image = images[number]
+        pixels = to_tensor(read_picture(image.path, len(view.encoder.mean)))
+        try:
+            found = find_boxes(view, pixels, image.name)
+        except TooManyPatches:
+            too_large.append(image.name)
+        else:
+            baselines = {name: [baseline(*pixels.shape[1:])] for name, baseline in BASELINES.items()}
+            scored.append((image, {**found, **baselines}))
+            if output.folder is not None and number < view.config.max_pictures:
+                picture = draw_boxes(pixels, image.boxes, found)
+                pictures.append(save_picture(output.folder, numbered(number, image.name), picture))
+        output.progress("images", done, len(share))
+    return gather(scored), gather(pictures), gather(too_large)
 
 
 def _too_large_note(names: list[str]) -> list[str]:

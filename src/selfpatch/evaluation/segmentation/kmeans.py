@@ -122,7 +122,8 @@ def count_clusters(config: KMeansSegmentationConfig, num_classes: int) -> int:
     Raises:
         ValueError: one-to-one matching is asked for with another number of clusters than classes.
     """
-    num_classes -= num_classes > IGNORE
+    if num_classes > IGNORE:
+        num_classes -= 1
     num_clusters = config.num_clusters or num_classes
     if config.matching.startswith("one_to_one") and num_clusters != num_classes:
         raise ValueError(

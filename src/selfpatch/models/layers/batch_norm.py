@@ -94,7 +94,7 @@ class BatchNorm2d(BatchNorm):
 
 
 @torch.no_grad()
-def average_statistics(average: nn.Module, source: nn.Module, momentum: float, ok: Tensor | None = None) -> None:
+def ema_update_statistics(average: nn.Module, source: nn.Module, momentum: float, ok: Tensor | None = None) -> None:
     """Move the running statistics of `average` towards those of `source`, as `ema_update` moves parameters.
 
     It is for an average that encodes nothing in training, whose batch norms would stay as they are initialised.
