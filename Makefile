@@ -3,7 +3,7 @@
 help:  ## list the tasks
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-test:  ## run all tests (about 16 minutes on two cores)
+test:  ## run all tests (15 to 18 minutes on two cores)
 	pytest
 
 test-fast:  ## run the tests that are not marked slow (about 4 minutes on two cores)
